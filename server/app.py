@@ -1,0 +1,74 @@
+"""The WSGI application: finds the route, runs its handler, turns every failure into OpenAI's error body.
+
+`application` is the object a WSGI server loads. It needs gunicorn's threads, its socket in the environ, and our
+worker class, which starts and closes it, so use our settings file:
+
+    gunicorn -c server/gunicorn_settings.py server.app:application
+
+Knows Werkzeug and exchanges; knows nothing of prompts or the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response
+
+from engine import clock
+from server import config
+from server.errors import ApiError, ClientGoneError, from_http, internal
+from server.exchange import Exchange
+from server.routes import url_map
+from server.service import Service
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+log = logging.getLogger("server")
+
+
+class Application:
+    """A WSGI callable around one `Service`."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._urls = url_map()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request (PEP 3333)."""
+        exchange = Exchange(environ, self.service.metrics)
+        response = self._respond(exchange)
+        response.headers["X-Request-Id"] = exchange.request_id
+        if not response.is_streamed:
+            begin = clock()
+
+            def on_close() -> None:
+                exchange.timings.add("write", clock() - begin)
+                exchange.finish()
+
+            response.call_on_close(on_close)
+        return response(environ, start_response)
+
+    def _respond(self, exchange: Exchange) -> Response:
+        request = exchange.request
+        try:
+            rule, variables = self._urls.bind_to_environ(request.environ).match(return_rule=True)
+            exchange.route = rule.rule
+            response: Response = rule.endpoint(self.service, exchange, **variables)
+            return response
+        except ApiError as error:
+            return exchange.error(error)
+        except HTTPException as error:
+            limit = self.service.config.max_body_bytes
+            return exchange.error(from_http(error, request.path, request.method, limit))
+        except ClientGoneError:
+            return exchange.gone()
+        except Exception:
+            log.exception("request %s failed", exchange.request_id)
+            return exchange.error(internal(exchange.request_id))
+
+
+application = Application(Service(config.current()))

@@ -1,0 +1,253 @@
+"""Every environment variable of the server, read once into one frozen dataclass.
+
+Each variable is declared once, as a field of `Config`: its name (the field's, in capitals), type, default, allowed
+values and meaning. `python -m server --help` prints the declarations and docs/CONFIGURATION.md is checked against
+them. Knows environment variables and their values; opens no file and no port.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+
+class ConfigError(Exception):
+    """A variable that cannot be used; the message names it, its value and what is allowed."""
+
+
+class Address(NamedTuple):
+    """Where to listen: a host name or IP address, and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the text of a variable becomes a value: `parse` raises ValueError for text that is not `allowed`."""
+
+    name: str
+    allowed: str
+    parse: Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """The declaration of one environment variable. `default` is text, as one would set it; empty means unset."""
+
+    kind: Kind
+    default: str
+    meaning: str
+
+
+def _integer(low: int, high: int | None = None, note: str = "") -> Kind:
+    def parse(text: str) -> int:
+        value = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+        if value is None or value < low or (high is not None and value > high):
+            raise ValueError
+        return value
+
+    bounds = f"a whole number, at least {low}" if high is None else f"a whole number from {low} to {high}"
+    return Kind("integer", bounds + (f" ({note})" if note else ""), parse)
+
+
+def _seconds(least: float = 0, note: str = "") -> Kind:
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or float(text) < least:
+            raise ValueError
+        return float(text)
+
+    return Kind("seconds", f"a number, at least {least:g}" + (f" ({note})" if note else ""), parse)
+
+
+def _choice(*values: str) -> Kind:
+    def parse(text: str) -> str:
+        if text.lower() not in values:
+            raise ValueError
+        return text.lower()
+
+    return Kind("choice", ", ".join(values), parse)
+
+
+def _parse_address(text: str) -> Address:
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/]+):([0-9]{1,5})", text)
+    if match is None or not 1 <= int(match[2]) <= 65535:
+        raise ValueError
+    return Address(match[1].strip("[]"), int(match[2]))
+
+
+def _parse_template(text: str) -> str:
+    if "{context}" not in text or "{query}" not in text:
+        raise ValueError
+    return text
+
+
+def _parse_label(text: str) -> str:
+    if not text.isprintable() or len(text) > 128:
+        raise ValueError
+    return text
+
+
+_CHOSEN = "0 = chosen"
+_LEVEL = _choice("debug", "info", "warning", "error")
+_ADDRESS = Kind("address", "host:port, an IPv6 host in brackets, port 1 to 65535", _parse_address)
+_PATH = Kind("path", "the path of a file", Path)
+_LABEL = Kind("text", "up to 128 printable characters", _parse_label)
+_TEMPLATE = Kind("text", "text that contains {context} and {query}", _parse_template)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The server's configuration. Fields are the environment variables of the same name in capitals."""
+
+    graceful_timeout: Annotated[
+        float,
+        Variable(
+            _seconds(),
+            "25",
+            "After SIGTERM, answers under way get this long to finish; then they end with an error event.",
+        ),
+    ]
+    http_address: Annotated[Address, Variable(_ADDRESS, "127.0.0.1:8080", "Where the API listens.")]
+    http_workers: Annotated[
+        int,
+        Variable(
+            _integer(1, 4096),
+            "128",
+            "Generations that may be in flight over HTTP at once, running and waiting together.",
+        ),
+    ]
+    instance_label: Annotated[str, Variable(_LABEL, "default", "Value of the label `instance_label` of every metric.")]
+    log_level: Annotated[str, Variable(_LEVEL, "info", "Least severe messages to log.")]
+    main_gpu: Annotated[int, Variable(_integer(0), "0", "Index of the GPU for what is not split over several.")]
+    max_body_bytes: Annotated[int, Variable(_integer(1024), "16777216", "Largest request body in bytes; else 413.")]
+    model_alias: Annotated[str, Variable(_LABEL, "rusty_llm", "Model id that is served; the file's name works too.")]
+    model_context: Annotated[int, Variable(_integer(0, note=_CHOSEN), "0", "Tokens that one request may use.")]
+    model_flash_attention: Annotated[
+        str, Variable(_choice("auto", "on", "off"), "auto", "Flash attention; auto: on with a GPU, off without.")
+    ]
+    model_gpu_layers: Annotated[int, Variable(_integer(0), "0", "Layers of the model to keep on the GPU.")]
+    model_kv_layout: Annotated[
+        str,
+        Variable(
+            _choice("auto", "unified", "streams"),
+            "auto",
+            "How requests share the KV cache: one pool, or a stream each.",
+        ),
+    ]
+    model_kv_type: Annotated[
+        str, Variable(_choice("f16", "bf16", "f32", "q8_0", "q4_0"), "f16", "Type of the cached keys and values.")
+    ]
+    model_max_token: Annotated[
+        int,
+        Variable(_integer(1), "128", "Longest answer in tokens, for requests that do not say max_tokens themselves."),
+    ]
+    model_parallel: Annotated[int, Variable(_integer(0, 256, note=_CHOSEN), "0", "Requests that are computed at once.")]
+    model_path: Annotated[Path, Variable(_PATH, "model/model.gguf", "The chat model, a GGUF file.")]
+    model_prompt_template: Annotated[
+        str | None,
+        Variable(
+            _TEMPLATE,
+            "",
+            "The whole prompt, with {query} for the last user message, instead of the model's chat template.",
+        ),
+    ]
+    model_step_ms: Annotated[
+        float,
+        Variable(
+            _integer(0, 60000, note=_CHOSEN),
+            "0",
+            "Milliseconds an engine step should take; bounds prefill chunks.",
+        ),
+    ]
+    model_threads: Annotated[int, Variable(_integer(0, 1024, note="0 = all cores"), "0", "CPU threads that compute.")]
+    prometheus_http_address: Annotated[
+        Address, Variable(_ADDRESS, "127.0.0.1:8081", "Where GET /metrics listens, in a thread of its own.")
+    ]
+    queue_limit: Annotated[
+        int,
+        Variable(
+            _integer(0), "64", "Requests that may wait for a free sequence; one more is answered 503 with Retry-After."
+        ),
+    ]
+    queue_timeout: Annotated[
+        float, Variable(_seconds(least=0.1), "60", "Longest time a request waits for a free sequence; then 503.")
+    ]
+    request_timeout: Annotated[
+        float,
+        Variable(_seconds(note="0 = no limit"), "0", "Longest time one answer may take, waiting included; then 504."),
+    ]
+
+
+@functools.cache
+def variables() -> dict[str, Variable]:
+    """Return every declaration by the variable's name, in alphabetical order."""
+    hints = get_type_hints(Config, include_extras=True)
+    return {name.upper(): hint.__metadata__[0] for name, hint in sorted(hints.items())}
+
+
+def read(environ: Mapping[str, str]) -> Config:
+    """Read the configuration from `environ`. A variable that is set but empty counts as unset.
+
+    Raises `ConfigError` for a value that is not allowed and for a name that looks like ours and is not.
+    """
+    for name, value in environ.items():
+        _refuse_unknown(name, value)
+    values: dict[str, Any] = {}
+    for name, variable in variables().items():
+        text = environ.get(name) or variable.default
+        try:
+            values[name.lower()] = variable.kind.parse(text) if text else None
+        except ValueError:
+            raise ConfigError(f"{name}={text!r} is not valid; allowed: {variable.kind.allowed}") from None
+    config = Config(**values)
+    if config.http_address == config.prometheus_http_address:
+        raise ConfigError(
+            f"PROMETHEUS_HTTP_ADDRESS={str(config.prometheus_http_address)!r} is not valid; "
+            "allowed: an address other than HTTP_ADDRESS"
+        )
+    return config
+
+
+@functools.cache
+def current() -> Config:
+    """Return the configuration of this process, read from `os.environ` on the first call and never again."""
+    return read(os.environ)
+
+
+#: What Kubernetes sets in every container for a service that happens to be called, say, "model".
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
+
+
+def _refuse_unknown(name: str, value: str) -> None:
+    """Raise `ConfigError` if `name` is not a variable of ours but was surely meant to be one.
+
+    MODEL_ is the product's own prefix. Other first words (HTTP_PROXY, QUEUE_NAME) belong to everybody, so there only
+    a slip of a letter or two counts.
+    """
+    known = list(variables())
+    if name in known or _SERVICE_LINK.search(name):
+        return
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+    if nearest and name.split("_")[0] == nearest[0].split("_")[0]:
+        raise ConfigError(f"{name}={value!r} is not a known variable; did you mean {nearest[0]}?")
+    if name.startswith("MODEL_"):
+        allowed = ", ".join(candidate for candidate in known if candidate.startswith("MODEL_"))
+        raise ConfigError(f"{name}={value!r} is not a known variable; allowed: {allowed}")
+
+
+def help_lines() -> Iterator[str]:
+    """Yield the table of variables as text for the terminal."""
+    for name, variable in variables().items():
+        yield f"  {name} ({variable.kind.name}; default {variable.default or 'unset'})"
+        yield f"      {variable.meaning}"
+        yield f"      allowed: {variable.kind.allowed}"

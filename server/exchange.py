@@ -1,0 +1,84 @@
+"""One HTTP exchange: a request, what is known of its answer so far, and the stopwatch both share.
+
+The application makes one per request and hands it to the route's handler. When the last byte is out (or the client is
+gone) `finish` writes the log line and the metrics, once. Knows HTTP and numbers; knows nothing of prompts or tokens'
+meaning.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from typing import Any
+
+import msgspec
+from werkzeug.wrappers import Request, Response
+
+from engine import Timings
+from server.errors import CLIENT_CLOSED_REQUEST, ApiError
+from server.metrics import Metrics
+
+log = logging.getLogger("server.access")
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_encode = msgspec.json.Encoder().encode
+
+#: Probes that would fill the log.
+_QUIET = frozenset({"/health"})
+
+
+class Exchange:
+    """A request on its way through the server."""
+
+    def __init__(self, environ: dict[str, Any], metrics: Metrics) -> None:
+        self.timings = Timings()
+        self.request = Request(environ, populate_request=False)
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        #: The client's X-Request-Id if it is usable, else one of ours; sent back and logged.
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        #: The pattern of the route that answers; bounded, so it can be a metric label.
+        self.route = "unmatched"
+        self.status = 0
+        self.finish_reason: str | None = None
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.completion_tokens = 0
+        #: Seconds from the first line to the first piece of the answer.
+        self.first_token_seconds: float | None = None
+        self._metrics = metrics
+        self._finished = False
+
+    def json(self, body: object, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+        """Return a response whose body is `body` as JSON."""
+        self.status = status
+        response = Response(_encode(body), status, content_type="application/json")
+        response.headers.extend(headers)
+        return response
+
+    def error(self, error: ApiError) -> Response:
+        """Return the response for `error`."""
+        return self.json(error.body, error.status, error.headers)
+
+    def gone(self) -> Response:
+        """Return the response to a client that hung up. Nobody will see it."""
+        self.status = CLIENT_CLOSED_REQUEST
+        return Response(status=CLIENT_CLOSED_REQUEST)
+
+    def finish(self) -> None:
+        """Stop the clock, then log and count the exchange. Only the first call does anything."""
+        if self._finished:
+            return
+        self._finished = True
+        self.timings.finish()
+        self._metrics.observe(self)
+        parts = [self.request.method, self.request.path.encode("unicode_escape").decode(), str(self.status)]
+        if self.prompt_tokens:
+            parts.append(f"prompt={self.prompt_tokens} cached={self.cached_tokens} tokens={self.completion_tokens}")
+        if self.first_token_seconds is not None:
+            parts.append(f"ttft={self.first_token_seconds:.3f}s")
+        parts.append(f"total={self.timings.total_seconds:.3f}s")
+        if self.finish_reason:
+            parts.append(f"finish={self.finish_reason}")
+        parts.append(f"id={self.request_id}")
+        log.log(logging.DEBUG if self.route in _QUIET else logging.INFO, " ".join(parts))

@@ -1,0 +1,118 @@
+"""From messages to token ids: the chat template or MODEL_PROMPT_TEMPLATE, then the tokenizer.
+
+Text that people wrote must not turn into the model's control tokens, or a message could forge the turn of another
+role. Wherever such text holds the spelling of a control token, it is cut inside that spelling and the two sides are
+tokenized apart; all other text is tokenized exactly as it always is. Knows messages, templates and the vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from engine import Timings
+from llama_native import TokenAttr, Vocab
+from server.errors import context_length_exceeded, invalid
+from server.schema.chat import Message
+from server.template import ChatTemplate, TemplateError
+
+#: Token ids, shape (n,).
+Tokens = npt.NDArray[np.int32]
+
+#: Marks a cut in a text on its way through the template: two noncharacters (Unicode 23.7), which no text holds.
+_CUT: Final = "\ufdd0\ufdd1"
+
+
+class PromptBuilder:
+    """Makes prompts for one model."""
+
+    def __init__(self, vocab: Vocab, template: ChatTemplate, prompt_template: str | None, context_size: int) -> None:
+        """`prompt_template` is MODEL_PROMPT_TEMPLATE or None; `context_size` the tokens a request may use."""
+        self._vocab = vocab
+        self._template = template
+        self._prompt_template = prompt_template
+        self._context_size = context_size
+        self._control = _control_tokens(vocab)
+        self._longest_token = max(len(vocab.token_bytes(token, special=True)) for token in range(vocab.n_tokens))
+
+    def chat(
+        self, messages: list[Message], variables: dict[str, Any] | None, timings: Timings
+    ) -> npt.NDArray[np.int32]:
+        """Return the prompt for the assistant's next message as token ids, shape (n,), BOS included where due.
+
+        Raises `ApiError`: for messages the template refuses, and for text that is longer than any prompt can be.
+        """
+        with timings.phase("template"):
+            texts = [message.text(f"messages[{index}]") for index, message in enumerate(messages)]
+            self._check_length(texts)
+            if self._prompt_template is None:
+                text = self._render(messages, texts, variables)
+            else:
+                text = self._fill(messages, texts)
+        with timings.phase("tokenize"):
+            return self.tokenize(text)
+
+    def tokenize(self, text: str) -> Tokens:
+        """Return the ids of `text`, control tokens recognised except across cuts, with BOS if the model wants one."""
+        parts = [self._vocab.tokenize(part, parse_special=True) for part in text.split(_CUT) if part]
+        bos = self._vocab.bos
+        if self._vocab.add_bos and bos is not None and not (parts and parts[0].size and parts[0][0] == bos):
+            parts.insert(0, np.array([bos], dtype=np.int32))
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
+
+    def _render(self, messages: list[Message], texts: list[str], variables: dict[str, Any] | None) -> str:
+        rendered = []
+        for message, text in zip(messages, texts, strict=True):
+            fields = {key: value for key, value in msgspec.to_builtins(message).items() if value is not None}
+            rendered.append(self._cut_all({**fields, "content": text}))
+        try:
+            return self._template.render(rendered, self._cut_all(variables or {}))
+        except TemplateError as error:
+            raise invalid("messages", str(error)) from error
+
+    def _fill(self, messages: list[Message], texts: list[str]) -> str:
+        """Fill MODEL_PROMPT_TEMPLATE: {query} is the last user message, {context} empty without a knowledge base."""
+        query = next((t for m, t in zip(reversed(messages), reversed(texts), strict=True) if m.role == "user"), None)
+        if query is None:
+            raise invalid("messages", "a user message is needed to fill the prompt")
+        values = {"{query}": self._cut(query), "{context}": ""}
+        return re.sub(r"\{query\}|\{context\}", lambda match: values[match[0]], self._prompt_template or "")
+
+    def _cut_all(self, value: Any) -> Any:  # noqa: ANN401 -- any JSON value
+        """Return `value` with every string inside it cut."""
+        if isinstance(value, str):
+            return self._cut(value)
+        if isinstance(value, list):
+            return [self._cut_all(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._cut_all(item) for key, item in value.items()}
+        return value
+
+    def _cut(self, text: str) -> str:
+        """Put a cut behind the first character of every spelling of a control token."""
+        return self._control.sub(lambda match: match[1] + _CUT, text) if self._control else text
+
+    def _check_length(self, texts: list[str]) -> None:
+        """Refuse, before any work, text that no tokenization makes short enough for the context."""
+        size = sum(len(text.encode()) for text in texts)
+        least = -(-size // self._longest_token)
+        if least > self._context_size:
+            raise context_length_exceeded(f"at least {least}", self._context_size)
+
+
+def _control_tokens(vocab: Vocab) -> re.Pattern[str] | None:
+    """Return a pattern for the first character of each spelling of a control token, overlapping ones included."""
+    by_first: dict[str, set[str]] = {}
+    for token in range(vocab.n_tokens):
+        if vocab.attr(token) & (TokenAttr.CONTROL | TokenAttr.UNKNOWN):
+            text = vocab.token_bytes(token, special=True).decode("utf-8", "replace")
+            if len(text) > 1:
+                by_first.setdefault(text[0], set()).add(re.escape(text[1:]))
+    if not by_first:
+        return None
+    alternatives = (f"{re.escape(first)}(?={'|'.join(sorted(rests))})" for first, rests in by_first.items())
+    return re.compile(f"({'|'.join(alternatives)})")

@@ -1,0 +1,150 @@
+"""What chat and text completions answer with: usage, timings, log probabilities, and the bodies that hold them.
+
+Responses only: they are encoded, never decoded. Knows OpenAI's and llama-server's field names and the engine's
+figures that go into them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine import Generation
+from engine.generation import TokenLogprobs
+from llama_native import Vocab
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """Of the prompt's tokens, those that were in the KV cache."""
+
+    cached_tokens: int
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """OpenAI's token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+    @classmethod
+    def of(cls, generation: Generation) -> Usage:
+        """Return the counts of a finished generation."""
+        prompt, completion = generation.prompt_tokens, generation.completion_tokens
+        return cls(prompt, completion, prompt + completion, PromptTokensDetails(generation.cached_tokens))
+
+
+class TimingsBody(msgspec.Struct, frozen=True):
+    """llama-server's `timings`, and every phase of the request.
+
+    `prompt_n` counts the prompt tokens that were computed, `cache_n` those that were not. Milliseconds end in _ms,
+    rates are per second; `phases` and `total_seconds` are in seconds.
+    """
+
+    cache_n: int
+    prompt_n: int
+    prompt_ms: float
+    prompt_per_token_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_token_ms: float
+    predicted_per_second: float
+    phases: dict[str, float]
+    total_seconds: float
+
+    @classmethod
+    def of(cls, generation: Generation) -> TimingsBody:
+        """Return what the generation's `Timings` hold now."""
+        timings = generation.timings
+        phases = dict(timings.phases)
+        prompt_n = generation.prompt_tokens - generation.cached_tokens
+        prompt_ms = phases.get("prefill", 0.0) * 1000
+        predicted_n = generation.completion_tokens
+        predicted_ms = (phases.get("decode", 0.0) + phases.get("sampling", 0.0)) * 1000
+        return cls(
+            cache_n=generation.cached_tokens,
+            prompt_n=prompt_n,
+            prompt_ms=prompt_ms,
+            prompt_per_token_ms=prompt_ms / prompt_n if prompt_n else 0.0,
+            prompt_per_second=1000 * prompt_n / prompt_ms if prompt_ms else 0.0,
+            predicted_n=predicted_n,
+            predicted_ms=predicted_ms,
+            predicted_per_token_ms=predicted_ms / predicted_n if predicted_n else 0.0,
+            predicted_per_second=1000 * predicted_n / predicted_ms if predicted_ms else 0.0,
+            phases=phases,
+            total_seconds=timings.total_seconds,
+        )
+
+
+class TopLogprob(msgspec.Struct, frozen=True):
+    """One alternative: its text, natural log probability, and bytes (text may be part of a character)."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """A generated token and the most probable alternatives at its place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+    @classmethod
+    def of(cls, entry: TokenLogprobs, vocab: Vocab) -> TokenLogprob:
+        """Return the engine's entry with text in place of token ids."""
+        text, data = _token_text(entry.token, vocab)
+        top = []
+        for token, logprob in entry.top:
+            top_text, top_data = _token_text(token, vocab)
+            top.append(TopLogprob(top_text, _finite(logprob), top_data))
+        return cls(text, _finite(entry.logprob), data, top)
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    """`logprobs` of a chat choice."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class AssistantMessage(msgspec.Struct, frozen=True):
+    """The answer."""
+
+    role: str
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    """One answer and why it ended."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: str
+
+
+class ChatCompletion(msgspec.Struct, frozen=True):
+    """The body of a chat completion that is not streamed."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    timings: TimingsBody
+
+
+def _token_text(token: int, vocab: Vocab) -> tuple[str, list[int]]:
+    data = vocab.token_bytes(token, special=True)
+    return data.decode("utf-8", "replace"), list(data)
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no infinity; OpenAI writes -9999.0 for tokens that could not have been chosen."""
+    return max(logprob, -9999.0)

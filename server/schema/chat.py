@@ -1,0 +1,116 @@
+"""The body of POST /v1/chat/completions.
+
+Knows OpenAI's chat request and llama-server's extensions of it. `check` refuses, by name, what is declared here and
+not supported.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from engine.request import MAX_LOGPROBS
+from server.errors import ApiError, invalid
+from server.schema.sampling import Count, SamplingFields
+
+
+class ContentPart(msgspec.Struct, frozen=True):
+    """One part of a message whose content is a list. Only `text` parts are supported."""
+
+    type: str
+    text: str | None = None
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    """What an assistant's tool call calls; `arguments` is JSON in a string."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A tool call in an assistant's earlier message."""
+
+    function: FunctionCall
+    id: str | None = None
+    type: str = "function"
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of the conversation so far."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    def text(self, place: str) -> str:
+        """Return the content as one string, text parts joined by line breaks. `place` names the message in errors."""
+        content = self.content
+        if content is None:
+            if self.tool_calls:
+                return ""
+            raise ApiError(
+                400, f"{place}.content: a message needs content.", param=f"{place}.content", code="invalid_value"
+            )
+        if isinstance(content, str):
+            return content
+        for index, part in enumerate(content):
+            if part.type != "text" or part.text is None:
+                what = "a text part needs a text" if part.type == "text" else f"{part.type!r} parts are not supported"
+                raise invalid(f"{place}.content[{index}]", f"{what}; the model takes text only")
+        return "\n".join(part.text for part in content if part.text)
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    """The form that the answer must have."""
+
+    type: str
+
+
+class ChatRequest(SamplingFields, kw_only=True, frozen=True):
+    """A chat completion request."""
+
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    functions: list[Any] | None = None
+    modalities: list[str] | None = None
+    #: Further variables for the chat template, such as {"enable_thinking": false}.
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Raise `ApiError` for combinations and features that are not supported."""
+        if self.n is not None and self.n > 1:
+            raise _unsupported("n", "only one choice per request is supported")
+        if self.tools and self.tool_choice != "none":
+            raise _unsupported("tools", "tools are not supported")
+        if self.functions:
+            raise _unsupported("functions", "functions are not supported")
+        if self.response_format is not None and self.response_format.type != "text":
+            raise _unsupported("response_format", f"{self.response_format.type!r} is not supported, only 'text'")
+        if self.modalities is not None and self.modalities != ["text"]:
+            raise _unsupported("modalities", "only ['text'] is supported")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise invalid("top_logprobs", "needs logprobs to be true")
+
+    @property
+    def answer_limit(self) -> int | None:
+        """The longest answer asked for, in tokens; None if the request does not say."""
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """Alternatives wanted per token; None if log probabilities were not asked for."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def _unsupported(param: str, reason: str) -> ApiError:
+    return invalid(param, reason, "unsupported_value")

@@ -1,0 +1,88 @@
+"""The request fields that say how tokens are chosen, shared by every route that generates.
+
+Names, ranges and defaults are OpenAI's where OpenAI has them, llama-server's otherwise. Knows JSON and the engine's
+`SamplingParams`; knows nothing of messages or prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from engine import SamplingParams
+from server.errors import invalid
+
+MAX_STOPS: Final = 16
+MAX_STOP_CHARACTERS: Final = 1024
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARACTERS)]
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """Options of a streamed response."""
+
+    include_usage: bool | None = None
+
+
+class SamplingFields(msgspec.Struct, kw_only=True, frozen=True):
+    """What chat and text completions have in common. None means the default, as an absent field does."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    seed: int | None = None
+    stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[int, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    # llama-server's extensions
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Share | None = None
+    typical_p: Share | None = None
+    repeat_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
+    repeat_last_n: Annotated[int, Meta(ge=-1, le=2**20)] | None = None
+    ignore_eos: bool | None = None
+    cache_prompt: bool | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings; empty ones stop nothing and are dropped."""
+        stop = self.stop
+        if stop is None:
+            return ()
+        return tuple(text for text in ([stop] if isinstance(stop, str) else stop) if text)
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk that carries `usage`."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def sampling(self, logprobs: int | None, n_vocab: int) -> SamplingParams:
+        """Return the engine's parameters; `logprobs` alternatives per token, or None. `n_vocab` bounds token ids.
+
+        Raises `ApiError` for token ids that the model does not have, and `InvalidRequest` for what the engine refuses.
+        """
+        given = {name: value for name in _SAME_NAME if (value := getattr(self, name)) is not None}
+        if given.get("top_k") == -1:
+            given["top_k"] = 0
+        if "seed" in given:
+            given["seed"] %= 2**32
+        bias = self.logit_bias or {}
+        for token in bias:
+            if not 0 <= token < n_vocab:
+                raise invalid("logit_bias", f"{token} is not a token of this model, whose ids are 0 to {n_vocab - 1}")
+        return SamplingParams(**given, logit_bias=tuple(bias.items()), logprobs=logprobs)
+
+
+#: Fields whose name and meaning are those of `SamplingParams`.
+_SAME_NAME = (frozenset(SamplingFields.__struct_fields__) - {"logit_bias"}) & {f.name for f in fields(SamplingParams)}

@@ -1,0 +1,160 @@
+"""The model, the engine and the prompt builder of this process, and the time before and after they exist.
+
+Loading takes seconds to minutes, so it happens in a thread of its own while HTTP already answers (with 503). Knows
+the configuration and how the parts fit together; knows nothing of routes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine import Engine, EngineSettings, Layout, Switch
+from llama_native import Model, ModelParams, Vocab
+from server.config import Config
+from server.disconnect import DisconnectWatcher
+from server.errors import unavailable
+from server.metrics import Metrics
+from server.prompt import PromptBuilder
+from server.template import CHATML, ChatTemplate
+
+log = logging.getLogger("server")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What exists once the model is loaded."""
+
+    model: Model
+    engine: Engine
+    prompts: PromptBuilder
+    created: int
+    """When it was loaded, in seconds since the epoch."""
+
+    @property
+    def vocab(self) -> Vocab:
+        """The model's vocabulary."""
+        return self.model.vocab
+
+
+class Service:
+    """Everything that routes share. Loads in the background, serves, closes."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.metrics = Metrics(config.instance_label)
+        self.watcher = DisconnectWatcher()
+        #: One permit for each generation that may be in flight.
+        self.slots = threading.BoundedSemaphore(config.http_workers)
+        #: Share of the model that is loaded, 0 to 1.
+        self.progress = 0.0
+        #: True once loading failed; the process is about to end.
+        self.failed = False
+        self._loaded: Loaded | None = None
+        self._closing = threading.Event()
+        self._loader: threading.Thread | None = None
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The names under which the model may be asked for; the first is the one it answers with."""
+        path = self.config.model_path
+        return (self.config.model_alias, path.name, path.stem)
+
+    @property
+    def status(self) -> str:
+        """The word "ok" when requests can be answered, else why they cannot."""
+        if self._closing.is_set():
+            return "shutting down"
+        if self._loaded is None:
+            return "loading model"
+        return "ok" if self._loaded.engine.alive else "engine stopped"
+
+    def loaded(self) -> Loaded:
+        """Return the loaded parts; raises `ApiError` (503) while there are none."""
+        status = self.status
+        if status == "ok" and self._loaded is not None:
+            return self._loaded
+        code = "model_loading" if status == "loading model" else "unavailable"
+        raise unavailable(f"The server cannot answer yet or any more: {status}.", code, 2)
+
+    def start(self, on_failure: Callable[[], None]) -> None:
+        """Begin to load the model in the background. `on_failure` is called, from that thread, if that fails."""
+        self._loader = threading.Thread(target=self._run_loader, args=(on_failure,), name="loader", daemon=True)
+        self._loader.start()
+
+    def close(self) -> None:
+        """Stop loading or serving: generations under way end with `EngineStopped`. May be called twice."""
+        self._closing.set()
+        if self._loader is not None:
+            self._loader.join()
+        if self._loaded is not None:
+            self._loaded.engine.close()
+            self._loaded.model.close()
+
+    def _run_loader(self, on_failure: Callable[[], None]) -> None:
+        try:
+            loaded = self._load()
+        except Exception as error:
+            if self._closing.is_set():
+                return
+            self.failed = True
+            log.error("cannot load MODEL_PATH=%s: %s", self.config.model_path, error)
+            log.debug("while loading", exc_info=True)
+            on_failure()
+            return
+        self.metrics.watch(loaded.engine)
+        self._loaded = loaded
+        log.info(
+            "ready: http://%s/v1, metrics on http://%s/metrics",
+            self.config.http_address,
+            self.config.prometheus_http_address,
+        )
+
+    def _load(self) -> Loaded:
+        config = self.config
+        begin = time.perf_counter()
+        log.info("loading %s", config.model_path)
+        model = Model(
+            config.model_path,
+            ModelParams(n_gpu_layers=config.model_gpu_layers, main_gpu=config.main_gpu),
+            progress=self._on_progress,
+        )
+        try:
+            vocab = model.vocab
+            source = model.chat_template()
+            if source is None and config.model_prompt_template is None:
+                log.warning("the model has no chat template; ChatML is used")
+            template = ChatTemplate(source or CHATML, _token_text(vocab, vocab.bos), _token_text(vocab, vocab.eos))
+            engine = Engine(model, _engine_settings(config))
+        except BaseException:
+            model.close()
+            raise
+        prompts = PromptBuilder(vocab, template, config.model_prompt_template, engine.context_size)
+        engine.start()
+        log.info("loaded %s in %.1f s; %s", model.description, time.perf_counter() - begin, engine.plan)
+        return Loaded(model, engine, prompts, int(time.time()))
+
+    def _on_progress(self, share: float) -> bool:
+        self.progress = share
+        return not self._closing.is_set()
+
+
+def _engine_settings(config: Config) -> EngineSettings:
+    return EngineSettings(
+        parallel=config.model_parallel,
+        context=config.model_context,
+        threads=config.model_threads,
+        step_ms=config.model_step_ms,
+        flash_attention=Switch(config.model_flash_attention),
+        kv_layout=Layout(config.model_kv_layout),
+        kv_type=config.model_kv_type,
+        max_queue=config.queue_limit,
+        queue_timeout=config.queue_timeout,
+    )
+
+
+def _token_text(vocab: Vocab, token: int | None) -> str:
+    return "" if token is None else vocab.token_bytes(token, special=True).decode("utf-8", "replace")

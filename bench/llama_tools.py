@@ -10,7 +10,6 @@ import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BUILD = _ROOT / "build_llama.sh"
@@ -91,23 +90,19 @@ def bench(settings: NativeSettings, prompt: int, generate: int, depth: int, time
 
 def batched_bench(
     settings: NativeSettings, prompt: int, generate: int, sequences: int, timeout: float = 900.0
-) -> dict[str, Any]:
-    """One run of llama-batched-bench: prefill and decode rate (`speed_pp`, `speed_tg`, tokens/s over all sequences)."""
-    context = _round_up(sequences * (_round_up(prompt + generate, 256)), 256)
+) -> float:
+    """One run of llama-batched-bench: decode rate of `sequences` behind `prompt` tokens each, tokens/s over all of them.
+
+    Raises ToolMissingError, ToolFailedError, subprocess.TimeoutExpired.
+    """
+    context = sequences * _round_up(prompt + generate, 256)
     sizes = ["-npp", str(prompt), "-ntg", str(generate), "-npl", str(sequences), "-c", str(context), "-ngl", "0"]
     layout = ["--kv-unified"] if settings.kv_unified else ["--no-kv-unified"]
-    command = [
-        str(tool("llama-batched-bench", settings.tools)),
-        *settings.common_flags(),
-        *layout,
-        *sizes,
-        "--output-format",
-        "jsonl",
-    ]
-    for line in _run(command, timeout).splitlines():
+    program = str(tool("llama-batched-bench", settings.tools))
+    output = _run([program, *settings.common_flags(), *layout, *sizes, "--output-format", "jsonl"], timeout)
+    for line in output.splitlines():
         if line.startswith("{"):
-            result: dict[str, Any] = json.loads(line)
-            return result
+            return float(json.loads(line)["speed_tg"])
     raise ToolFailedError("llama-batched-bench printed no result: is the context too small?")
 
 

@@ -6,11 +6,12 @@ import json
 import math
 import os
 import platform
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -104,7 +105,17 @@ def progress(total: int, what: str, unit: str = "request") -> tqdm[Any]:
     return tqdm(total=total, desc=what, unit=unit, file=sys.stderr, leave=False, dynamic_ncols=True)
 
 
-def fail(message: str) -> None:
+def say(message: str) -> None:
+    """A line on stderr that leaves a progress bar whole."""
+    tqdm.write(message, file=sys.stderr)
+
+
+def end_cleanly() -> None:
+    """Make SIGTERM end the process as an exception does, so that servers we started are stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def fail(message: str) -> NoReturn:
     """Say on stderr what was wrong and leave with exit code 2 (usage or a missing tool)."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)

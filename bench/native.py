@@ -1,0 +1,191 @@
+"""The native loop beside llama-bench and llama-batched-bench of the same build: what Python costs.
+
+Prefill and greedy decode at each depth, and decode of several sequences at once. Both sides get the same threads,
+thread pool, flash attention, batch sizes, KV types and context sizes, both warm up first, and their runs alternate. The
+native loop also samples and detokenizes; llama-bench feeds random tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from bench import llama_tools
+from bench.llama_tools import NativeSettings, ToolFailedError, ToolMissingError
+from bench.rates import Point, measure, native_context, prefill, random_tokens
+from bench.report import end_cleanly, fail, machine, machine_line, progress, table, write_json
+from llama_native import Batch, Model, SamplerChain, generate, samplers
+
+BAR = 0.97
+
+
+@dataclass
+class Case:
+    """One comparison: both sides return tokens/s for one run."""
+
+    name: str
+    ours: Callable[[], float]
+    theirs: Callable[[], float]
+    our_rates: list[float] = field(default_factory=list)
+    their_rates: list[float] = field(default_factory=list)
+
+    def run(self) -> None:
+        """One run of each."""
+        self.our_rates.append(self.ours())
+        self.their_rates.append(self.theirs())
+
+    @property
+    def ratio(self) -> float:
+        """Median of ours / median of theirs."""
+        return statistics.median(self.our_rates) / statistics.median(self.their_rates)
+
+
+def prefill_rate(model: Model, settings: NativeSettings, prompt: int, depth: int) -> float:
+    """Tokens/s of a prompt behind `depth` tokens, after a warm-up with the same prompt."""
+    tokens = random_tokens(model, depth + prompt)
+    with native_context(model, settings, depth + prompt, 1) as context:
+        batch = Batch(context.n_batch)
+        prefill(context, batch, tokens[depth:], 0, 0)
+        context.memory.clear()
+        if depth:
+            prefill(context, batch, tokens[:depth], 0, 0)
+        return prompt / prefill(context, batch, tokens[depth:], depth, 0)
+
+
+def decode_rate(model: Model, settings: NativeSettings, tokens: int, depth: int) -> float:
+    """Tokens/s of `llama_native.generate` from its first token on, after a warm-up of one token."""
+    prompt = random_tokens(model, max(depth, 1))
+    with (
+        native_context(model, settings, len(prompt) + tokens + 1, 1) as context,
+        SamplerChain([samplers.greedy()]) as chain,
+    ):
+        for _ in generate(context, prompt[:1], chain, 2, ignore_eos=True):
+            pass
+        context.memory.clear()
+        stream = generate(context, prompt, chain, tokens + 1, ignore_eos=True)
+        next(stream)
+        begin = time.perf_counter()
+        count = sum(1 for _ in stream)
+        seconds = time.perf_counter() - begin
+    if count != tokens:
+        raise RuntimeError(f"the native loop gave {count} tokens, not {tokens}")
+    return count / seconds
+
+
+def batch_rate(model: Model, settings: NativeSettings, point: Point) -> float:
+    """Tokens/s over all sequences of a point."""
+    return measure(model, settings, point).decode_rate
+
+
+def cases(model: Model, settings: NativeSettings, options: argparse.Namespace) -> list[Case]:
+    """Every comparison that was asked for."""
+    found = []
+    for depth in options.depth:
+        at = f" at depth {depth}" if depth else ""
+        found += [
+            Case(
+                f"prefill {options.prompt}{at}",
+                partial(prefill_rate, model, settings, options.prompt, depth),
+                partial(llama_tools.bench, settings, options.prompt, 0, depth),
+            ),
+            Case(
+                f"decode {options.generate}{at}",
+                partial(decode_rate, model, settings, options.generate, depth),
+                partial(llama_tools.bench, settings, 0, options.generate, depth),
+            ),
+        ]
+    if options.sequences > 1:
+        point = Point(options.sequences, options.sequences_prompt, options.generate)
+        for unified, layout in ((False, "streams"), (True, "unified")):
+            chosen = replace(settings, kv_unified=unified)
+            found.append(
+                Case(
+                    f"decode {options.generate}, {point.sequences} sequences of {point.depth}, {layout}",
+                    partial(batch_rate, model, chosen, point),
+                    partial(llama_tools.batched_bench, chosen, point.depth, point.generate, point.sequences),
+                )
+            )
+    return found
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.native", description=__doc__)
+    parser.add_argument("--model", default="model/model.gguf", help="GGUF file (%(default)s)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="compute threads (all cores)")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens to prefill (%(default)s)")
+    parser.add_argument("--generate", type=int, default=128, help="tokens to decode (%(default)s)")
+    parser.add_argument("--depth", type=int, nargs="+", default=[0, 1024], help="context depths (0 1024)")
+    parser.add_argument(
+        "--sequences", type=int, default=8, help="sequences decoded at once; 1 leaves it out (%(default)s)"
+    )
+    parser.add_argument("--sequences-prompt", type=int, default=128, help="context of each of them (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each side (%(default)s)")
+    parser.add_argument(
+        "--flash-attention", choices=("auto", "on", "off"), default="auto", help="for both sides (%(default)s)"
+    )
+    parser.add_argument("--poll", type=int, default=50, help="polling level of the thread pool, 0 to 100 (%(default)s)")
+    parser.add_argument(
+        "--tools", metavar="DIR", help="directory of llama.cpp's tools (default: build_llama.sh --tools)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the results there")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    options = parser.parse_args(arguments)
+    smallest = min(options.threads, options.prompt, options.generate, options.sequences, options.repeats)
+    if smallest < 1 or options.sequences_prompt < 1 or min(options.depth) < 0 or not 0 <= options.poll <= 100:
+        parser.error("sizes, --threads and --repeats must be at least 1, --depth at least 0, --poll 0 to 100")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all comparisons interleaved; exit code 1 when one is below the bar."""
+    end_cleanly()
+    options = parse_arguments(arguments)
+    settings = NativeSettings(
+        options.model, options.threads, options.flash_attention, poll=options.poll, tools=options.tools
+    )
+    try:
+        llama_tools.tool("llama-bench", options.tools)
+        with Model(options.model) as model:
+            todo = cases(model, settings, options)
+            with progress(options.repeats * len(todo), "native loop and llama.cpp's tools", "pair") as bar:
+                for _ in range(options.repeats):
+                    for case in todo:
+                        case.run()
+                        bar.update()
+    except (ToolMissingError, ToolFailedError, subprocess.TimeoutExpired) as error:
+        fail(str(error))
+    print(machine_line(machine()))
+    print(
+        f"{options.model}, {options.threads} threads, flash attention {options.flash_attention}, {options.repeats} runs"
+    )
+    rows = [
+        [
+            case.name,
+            statistics.median(case.our_rates),
+            statistics.median(case.their_rates),
+            case.ratio,
+            f">= {BAR}",
+            "pass" if case.ratio >= BAR else "FAIL",
+        ]
+        for case in todo
+    ]
+    print(table(("tok/s, medians", "ours", "llama.cpp", "ours / theirs", "bar", ""), rows, options.markdown))
+    if options.json:
+        results = [
+            {"name": case.name, "ours": case.our_rates, "theirs": case.their_rates, "ratio": case.ratio}
+            for case in todo
+        ]
+        write_json(options.json, "bench.native", vars(options), results)
+    return 0 if all(case.ratio >= BAR for case in todo) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -91,6 +91,7 @@ $(STAMPS)/prefix: FORCE | $(STAMPS)/packages
 
 $(STAMPS)/extension: $(STAMPS)/packages $(STAMPS)/prefix $(EXTENSION_SOURCES) setup.py
 	@echo "compiling the extension of llama_native"
+	@rm -f llama_native/_native.*.so
 	@LLAMA_PREFIX=$$(cat $(STAMPS)/prefix) $(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 

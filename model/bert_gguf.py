@@ -31,11 +31,8 @@ class ConversionError(Exception):
 def read_safetensors(data: bytes) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield the name and the array of each 32-bit float tensor in a safetensors file.
 
-    Args:
-        data: The whole file.
-
-    Raises:
-        ConversionError: The header is not that of a safetensors file, or a tensor has another type than F32.
+    :param data: the whole file.
+    :raises ConversionError: the header is not that of a safetensors file, or a tensor has another type than F32.
     """
     try:
         start = 8 + int.from_bytes(data[:8], "little")
@@ -54,8 +51,7 @@ def read_safetensors(data: bytes) -> Iterator[tuple[str, NDArray[np.float32]]]:
 def wordpiece_tokens(vocabulary: str) -> tuple[list[str], list[int]]:
     """Turn a BERT vocab.txt into llama.cpp's spelling of its tokens, and their token types.
 
-    Args:
-        vocabulary: One token a line; the line number is the token id.
+    :param vocabulary: one token a line; the line number is the token id.
     """
     tokens, types = [], []
     for token in vocabulary.removesuffix("\n").split("\n"):
@@ -81,18 +77,15 @@ def write_bert_gguf(
 ) -> None:
     """Write a BERT encoder with mean pooling as a GGUF file: matrices as F16, vectors and position rows as F32.
 
-    Args:
-        path: The file to write; overwritten.
-        name: The model's name, for the metadata.
-        license_id: SPDX identifier of its licence.
-        config: The model's config.json.
-        vocabulary: The model's vocab.txt.
-        lowercase: Whether the tokenizer folds case and drops accents ("uncased").
-        weights: The model's model.safetensors.
-        progress: Called with the number of bytes of `weights` dealt with, tensor by tensor.
-
-    Raises:
-        ConversionError: The model is not a plain BERT, or a tensor is missing, unknown or of the wrong type.
+    :param path: the file to write; overwritten.
+    :param name: the model's name, for the metadata.
+    :param license_id: SPDX identifier of its licence.
+    :param config: the model's config.json.
+    :param vocabulary: the model's vocab.txt.
+    :param lowercase: whether the tokenizer folds case and drops accents ("uncased").
+    :param weights: the model's model.safetensors.
+    :param progress: called with the number of bytes of `weights` dealt with, tensor by tensor.
+    :raises ConversionError: the model is not a plain BERT, or a tensor is missing, unknown or of the wrong type.
     """
     if config.get("model_type") != "bert" or config.get("position_embedding_type", "absolute") != "absolute":
         raise ConversionError("only BERT with absolute positions can be converted")

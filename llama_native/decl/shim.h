@@ -1,0 +1,106 @@
+/* Our own C functions (llama_native/shim/). Both cffi and the C++ compiler read this file.
+ *
+ * A "guarded" call turns a C++ exception or a failed GGML_ASSERT of llama.cpp into a return value:
+ * lucid_failure() then says which of the two it was, and lucid_message() why. Both are per thread. */
+
+enum {
+    LUCID_OK = 0,
+    LUCID_EXCEPTION = 1,
+    LUCID_ASSERTION = 2,
+    LUCID_BAD_ARGUMENT = 3,
+};
+
+/* Return codes of decode, encode and step beside those of llama_decode. */
+enum {
+    LUCID_CODE_GUARDED = -1000,
+    LUCID_CODE_BAD_BATCH = -1001,
+};
+
+void lucid_guard_install(void);
+int lucid_failure(void);
+const char *lucid_message(void);
+
+/* Log. Lines are joined and filtered by level here; the sink gets whole lines of `level` or worse.
+ * lucid_log_errors() are the error lines of this thread since its last guarded call began. */
+void lucid_log_install(void (*sink)(int level, const char *text));
+void lucid_log_level(int level);
+void lucid_log_stop(void);
+void lucid_log_forget(void);
+const char *lucid_log_errors(void);
+
+/* An abort callback for llama.cpp: `flag` points to an int32_t that any thread may set. */
+bool lucid_abort_requested(void *flag);
+
+struct llama_model *lucid_model_load(const char *path, const struct llama_model_params *params);
+struct llama_context *lucid_context_new(struct llama_model *model, const struct llama_context_params *params);
+bool lucid_synchronize(struct llama_context *ctx);
+
+/* What a batch must keep to, so that no assertion of llama.cpp can fail. */
+typedef struct lucid_limits {
+    int32_t n_vocab;
+    int32_t n_tokens_max;
+    int32_t n_seq_max;
+    int32_t n_outputs_max;
+    int32_t n_seq_per_token;
+    int32_t all_outputs;
+} lucid_limits;
+
+int32_t lucid_decode(struct llama_context *ctx, const llama_batch *batch, const lucid_limits *limits);
+int32_t lucid_encode(struct llama_context *ctx, const llama_batch *batch, const lucid_limits *limits);
+int32_t lucid_step(struct llama_context *ctx, const llama_batch *batch, const lucid_limits *limits,
+                   const int32_t *rows, struct llama_sampler **samplers, int32_t n_rows,
+                   int32_t *tokens, double *seconds);
+const char *lucid_row_message(int32_t k);
+
+float *lucid_logits(struct llama_context *ctx, int32_t row);
+float *lucid_logits_all(struct llama_context *ctx);
+float *lucid_embeddings(struct llama_context *ctx, int32_t row);
+float *lucid_embeddings_all(struct llama_context *ctx);
+float *lucid_embeddings_seq(struct llama_context *ctx, llama_seq_id seq);
+
+int32_t lucid_argmax(const float *logits, int32_t n);
+double lucid_top_logprobs(const float *logits, int32_t n, int32_t token, int32_t k, int32_t *ids, float *logprobs);
+
+/* Sampling. A negative token means failure. */
+int32_t lucid_sample(struct llama_context *ctx, struct llama_sampler *sampler, int32_t row, int32_t n_vocab);
+int32_t lucid_sample_logits(struct llama_sampler *sampler, const float *logits, int32_t n_vocab);
+bool lucid_sampler_accept(struct llama_sampler *sampler, llama_token token);
+bool lucid_sampler_reset(struct llama_sampler *sampler);
+struct llama_sampler *lucid_sampler_clone(const struct llama_sampler *sampler);
+struct llama_sampler *lucid_sampler_grammar(const struct llama_vocab *vocab, const char *grammar, const char *root);
+struct llama_sampler *lucid_sampler_grammar_lazy(
+    const struct llama_vocab *vocab, const char *grammar, const char *root,
+    const char **patterns, size_t n_patterns, const llama_token *tokens, size_t n_tokens);
+struct llama_sampler *lucid_sampler_dry(
+    const struct llama_vocab *vocab, float multiplier, float base, int32_t allowed_length, int32_t last_n,
+    const char **breakers, size_t n_breakers);
+
+/* Vocabulary. INT32_MIN means a guarded failure; other negative results ask for a larger buffer. */
+int32_t lucid_tokenize(const struct llama_vocab *vocab, const char *text, int32_t length, llama_token *tokens,
+                       int32_t capacity, bool add_special, bool parse_special);
+int32_t lucid_detokenize(const struct llama_vocab *vocab, const llama_token *tokens, int32_t n_tokens, char *text,
+                         int32_t capacity, bool remove_special, bool unparse_special);
+int64_t lucid_vocab_pieces(const struct llama_vocab *vocab, bool special, char *bytes, int64_t capacity,
+                           int64_t *offsets);
+
+/* Memory. Each returns false on a guarded failure, lucid_memory_remove also when nothing partial can be removed. */
+bool lucid_memory_clear(llama_memory_t memory, bool data);
+bool lucid_memory_remove(llama_memory_t memory, llama_seq_id seq, llama_pos p0, llama_pos p1);
+bool lucid_memory_copy(llama_memory_t memory, llama_seq_id src, llama_seq_id dst, llama_pos p0, llama_pos p1);
+bool lucid_memory_keep(llama_memory_t memory, llama_seq_id seq);
+bool lucid_memory_shift(llama_memory_t memory, llama_seq_id seq, llama_pos p0, llama_pos p1, llama_pos delta);
+bool lucid_memory_divide(llama_memory_t memory, llama_seq_id seq, llama_pos p0, llama_pos p1, int divisor);
+llama_pos lucid_memory_pos_min(llama_memory_t memory, llama_seq_id seq);
+llama_pos lucid_memory_pos_max(llama_memory_t memory, llama_seq_id seq);
+
+/* State. Zero means failure. */
+size_t lucid_state_size(struct llama_context *ctx);
+size_t lucid_state_get(struct llama_context *ctx, uint8_t *data, size_t size);
+size_t lucid_state_set(struct llama_context *ctx, const uint8_t *data, size_t size);
+size_t lucid_sequence_size(struct llama_context *ctx, llama_seq_id seq);
+size_t lucid_sequence_get(struct llama_context *ctx, llama_seq_id seq, uint8_t *data, size_t size);
+size_t lucid_sequence_set(struct llama_context *ctx, llama_seq_id seq, const uint8_t *data, size_t size);
+
+struct llama_adapter_lora *lucid_lora_load(struct llama_model *model, const char *path);
+bool lucid_lora_set(struct llama_context *ctx, struct llama_adapter_lora **adapters, size_t n, float *scales);
+bool lucid_quantize(const char *source, const char *target, const llama_model_quantize_params *params);

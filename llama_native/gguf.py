@@ -61,13 +61,13 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
     Raises `ModelNotFound`, `NotGGUF` or `TruncatedGGUF`. Reads at most the header; takes time linear in its size.
     """
-    name = os.fspath(path)
-    if not os.path.exists(name):
+    name = Path(path)
+    if not name.exists():
         raise ModelNotFound(f"{name}: no such file")
-    if not os.path.isfile(name):
-        raise ModelNotFound(f"{name}: not a file" + (" but a directory" if os.path.isdir(name) else ""))
+    if not name.is_file():
+        raise ModelNotFound(f"{name}: not a file" + (" but a directory" if name.is_dir() else ""))
     try:
-        with open(name, "rb") as file:
+        with name.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise NotGGUF(f"{name}: the file is empty")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -79,7 +79,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 class _Walk:
     """One pass over a header. `at` is the next byte to read."""
 
-    def __init__(self, name: str, data: mmap.mmap) -> None:
+    def __init__(self, name: Path, data: mmap.mmap) -> None:
         self.name = name
         self.data = data
         self.size = len(data)

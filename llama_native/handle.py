@@ -26,7 +26,7 @@ class Handle:
         weakref.finalize(self, _free, free, pointer, keep).atexit = False
 
 
-def _free(free: Callable[[Any], object], pointer: Any, keep: tuple[object, ...]) -> None:
+def _free(free: Callable[[Any], object], pointer: Any, _keep: tuple[object, ...]) -> None:
     free(pointer)
 
 

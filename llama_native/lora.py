@@ -1,4 +1,4 @@
-"""LoRA adapters: small weight changes that a context can apply on top of its model. https://arxiv.org/abs/2106.09685"""
+"""LoRA adapters: small weight changes that a context can apply on top of its model (https://arxiv.org/abs/2106.09685)."""
 
 from __future__ import annotations
 

@@ -39,14 +39,14 @@ class Model(Resource):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], params: ModelParams = ModelParams(), progress: Progress | None = None
+        self, path: str | os.PathLike[str], params: ModelParams | None = None, progress: Progress | None = None
     ) -> None:
         log.sync_level()
         self.path = Path(path)
-        self.params = params
+        self.params = params or ModelParams()
         self.header = _check_files(self.path)
         call = _ProgressCall(progress)
-        c_params, keep = params.to_c()
+        c_params, keep = self.params.to_c()
         if progress is not None:
             c_params.progress_callback = C.lucid_on_progress
             c_params.progress_callback_user_data = call.user_data
@@ -179,8 +179,8 @@ class Model(Resource):
     @property
     def pooling(self) -> Pooling:
         """How the file says token embeddings become one vector; UNSPECIFIED for a generating model."""
-        value = self.header.metadata.get(f"{self.architecture}.pooling_type", Pooling.UNSPECIFIED)
-        return Pooling(value) if value in list(Pooling) else Pooling.UNSPECIFIED
+        value = self.header.metadata.get(f"{self.architecture}.pooling_type")
+        return Pooling(value) if isinstance(value, int) and value in list(Pooling) else Pooling.UNSPECIFIED
 
     @property
     def can_generate(self) -> bool:
@@ -209,7 +209,7 @@ class _ProgressCall:
         assert self.progress is not None
         try:
             self.cancelled = self.progress(fraction) is False
-        except BaseException as error:  # KeyboardInterrupt too: it must not get lost in C
+        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt too: nothing may get lost in C
             self.error = error
         return not (self.cancelled or self.error)
 

@@ -30,26 +30,29 @@ def dist(seed: int | None = None) -> Step:
 
 
 def top_k(k: int) -> Step:
-    """Keeps the k likeliest tokens; 0 or less keeps all. https://arxiv.org/abs/1904.09751"""
+    """Keeps the k likeliest tokens; 0 or less keeps all (https://arxiv.org/abs/1904.09751)."""
     value = max(0, _whole("k", k, -(2**31), 2**31 - 1))
     return Step(lambda: C.llama_sampler_init_top_k(value))
 
 
 def top_p(p: float, min_keep: int = 1) -> Step:
-    """Keeps the likeliest tokens that together have probability p; 1 keeps all. https://arxiv.org/abs/1904.09751"""
-    _real("p", p, 0, 1), _keep(min_keep)
+    """Keeps the likeliest tokens that together have probability p; 1 keeps all (https://arxiv.org/abs/1904.09751)."""
+    _real("p", p, 0, 1)
+    _keep(min_keep)
     return Step(lambda: C.llama_sampler_init_top_p(p, min_keep))
 
 
 def min_p(p: float, min_keep: int = 1) -> Step:
-    """Keeps tokens at least p times as likely as the likeliest; 0 keeps all. https://arxiv.org/abs/2407.01082"""
-    _real("p", p, 0, 1), _keep(min_keep)
+    """Keeps tokens at least p times as likely as the likeliest; 0 keeps all (https://arxiv.org/abs/2407.01082)."""
+    _real("p", p, 0, 1)
+    _keep(min_keep)
     return Step(lambda: C.llama_sampler_init_min_p(p, min_keep))
 
 
 def typical(p: float, min_keep: int = 1) -> Step:
-    """Keeps the tokens of typical surprise that together have probability p. https://arxiv.org/abs/2202.00666"""
-    _real("p", p, 0, 1), _keep(min_keep)
+    """Keeps the tokens of typical surprise that together have probability p (https://arxiv.org/abs/2202.00666)."""
+    _real("p", p, 0, 1)
+    _keep(min_keep)
     return Step(lambda: C.llama_sampler_init_typical(p, min_keep))
 
 
@@ -60,8 +63,10 @@ def temp(temperature: float) -> Step:
 
 
 def temp_ext(temperature: float, delta: float, exponent: float = 1.0) -> Step:
-    """Temperature between temperature - delta and temperature + delta, by entropy. https://arxiv.org/abs/2309.02772"""
-    _real("temperature", temperature, 0, 1e6), _real("delta", delta, 0, 1e6), _real("exponent", exponent, 0, 1e3)
+    """Temperature between temperature - delta and temperature + delta, by entropy (https://arxiv.org/abs/2309.02772)."""
+    _real("temperature", temperature, 0, 1e6)
+    _real("delta", delta, 0, 1e6)
+    _real("exponent", exponent, 0, 1e3)
     return Step(lambda: C.llama_sampler_init_temp_ext(temperature, delta, exponent))
 
 
@@ -70,41 +75,47 @@ def xtc(probability: float, threshold: float, min_keep: int = 1, seed: int | Non
 
     https://github.com/oobabooga/text-generation-webui/pull/6335
     """
-    _real("probability", probability, 0, 1), _real("threshold", threshold, 0, 1), _keep(min_keep)
+    _real("probability", probability, 0, 1)
+    _real("threshold", threshold, 0, 1)
+    _keep(min_keep)
     value = _seed(seed)
     return Step(lambda: C.llama_sampler_init_xtc(probability, threshold, min_keep, value))
 
 
 def top_n_sigma(n: float) -> Step:
-    """Keeps logits within n standard deviations of the largest; 0 keeps all. https://arxiv.org/abs/2411.07641"""
+    """Keeps logits within n standard deviations of the largest; 0 keeps all (https://arxiv.org/abs/2411.07641)."""
     _real("n", n, 0, 1e6)
     return Step(lambda: C.llama_sampler_init_top_n_sigma(n))
 
 
 def mirostat(vocab: Vocab, tau: float = 5.0, eta: float = 0.1, m: int = 100, seed: int | None = None) -> Step:
-    """Selects a token, keeping the surprise near `tau` (bits). https://arxiv.org/abs/2007.14966
+    """Selects a token, keeping the surprise near `tau` (bits) (https://arxiv.org/abs/2007.14966).
 
     :param eta: how fast it adapts.
     :param m: how many of the likeliest tokens the estimate uses.
     """
-    _real("tau", tau, 0, 1e6), _real("eta", eta, 0, 1), _whole("m", m, 2, 1 << 20)
+    _real("tau", tau, 0, 1e6)
+    _real("eta", eta, 0, 1)
+    _whole("m", m, 2, 1 << 20)
     handle, value = vocab._usable(), _seed(seed)
     return Step(lambda: C.llama_sampler_init_mirostat(vocab.n_tokens, value, tau, eta, m), handle)
 
 
 def mirostat_v2(tau: float = 5.0, eta: float = 0.1, seed: int | None = None) -> Step:
     """Selects a token, keeping the surprise near `tau` (bits); the simpler version 2 of `mirostat`."""
-    _real("tau", tau, 0, 1e6), _real("eta", eta, 0, 1)
+    _real("tau", tau, 0, 1e6)
+    _real("eta", eta, 0, 1)
     value = _seed(seed)
     return Step(lambda: C.llama_sampler_init_mirostat_v2(value, tau, eta))
 
 
 def adaptive_p(target: float, decay: float = 0.9, seed: int | None = None) -> Step:
-    """Selects tokens whose probability is near `target` in the long run. https://github.com/ggml-org/llama.cpp/pull/17927
+    """Selects tokens whose probability is near `target` in the long run (https://github.com/ggml-org/llama.cpp/pull/17927).
 
     :param decay: weight of the past, 0 to 0.99.
     """
-    _real("target", target, 0, 1), _real("decay", decay, 0, 0.99)
+    _real("target", target, 0, 1)
+    _real("decay", decay, 0, 0.99)
     value = _seed(seed)
     return Step(lambda: C.llama_sampler_init_adaptive_p(target, decay, value))
 
@@ -119,7 +130,9 @@ def penalties(
     :param frequency, presence: subtracted from the logit, times the count or once, as in OpenAI's interface.
     """
     _whole("last_n", last_n, 0, _MAX_LAST_N)
-    _real("repeat", repeat, 1e-6, 1e6), _real("frequency", frequency, -1e6, 1e6), _real("presence", presence, -1e6, 1e6)
+    _real("repeat", repeat, 1e-6, 1e6)
+    _real("frequency", frequency, -1e6, 1e6)
+    _real("presence", presence, -1e6, 1e6)
     handle = vocab._usable()
     return Step(lambda: C.llama_sampler_init_penalties(vocab.n_tokens, last_n, repeat, frequency, presence), handle)
 
@@ -132,7 +145,7 @@ def dry(
     last_n: int = 1024,
     breakers: Sequence[str] = ("\n", ":", '"', "*"),
 ) -> Step:
-    """Makes tokens less likely that would continue a repetition. https://github.com/oobabooga/text-generation-webui/pull/5677
+    """Makes tokens less likely that would continue a repetition (https://github.com/oobabooga/text-generation-webui/pull/5677).
 
     :param multiplier: strength; 0 is off.
     :param base: growth with the length of the repetition, at least 1.
@@ -140,8 +153,10 @@ def dry(
     :param last_n: how many tokens to look back.
     :param breakers: texts that no repetition goes across.
     """
-    _real("multiplier", multiplier, 0, 1e6), _real("base", base, 1, 1e6)
-    _whole("allowed_length", allowed_length, 0, _MAX_LAST_N), _whole("last_n", last_n, 0, _MAX_LAST_N)
+    _real("multiplier", multiplier, 0, 1e6)
+    _real("base", base, 1, 1e6)
+    _whole("allowed_length", allowed_length, 0, _MAX_LAST_N)
+    _whole("last_n", last_n, 0, _MAX_LAST_N)
     texts = [ffi.new("char[]", _c_text("breakers", item)) for item in breakers]
     array = ffi.new("char *[]", texts or 1)
     handle = vocab._usable()
@@ -170,7 +185,7 @@ def infill(vocab: Vocab) -> Step:
 
 
 def grammar(vocab: Vocab, text: str, root: str = "root") -> Step:
-    """Allows only what a GBNF grammar allows. https://github.com/ggml-org/llama.cpp/tree/master/grammars
+    """Allows only what a GBNF grammar allows (https://github.com/ggml-org/llama.cpp/tree/master/grammars).
 
     A chain with a grammar that cannot be parsed raises `GrammarError`.
     """

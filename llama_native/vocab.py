@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ class Vocab(Resource):
         buffer = ffi.new("char[]", size + 1)
         C.lucid_vocab_pieces(vocab.pointer, special, buffer, size, pointer)
         data, ends = bytes(ffi.buffer(buffer, size)), offsets.tolist()
-        return [data[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        return [data[start:end] for start, end in pairwise(ends)]
 
     def is_eog(self, token: int) -> bool:
         """Returns whether the token ends a generation (end of text, end of turn)."""

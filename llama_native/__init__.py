@@ -10,6 +10,7 @@ from llama_native.backend import Device, build_info, devices, system_info
 from llama_native.batch import Batch
 from llama_native.context import Context
 from llama_native.context_params import ContextParams, kv_cache_bytes
+from llama_native.embedding import embed
 from llama_native.enums import (
     Attention,
     DeviceType,
@@ -54,6 +55,7 @@ from llama_native.lora import LoraAdapter
 from llama_native.memory import Memory
 from llama_native.model import Model
 from llama_native.model_params import ModelParams
+from llama_native.quantize import quantize
 from llama_native.results import Performance, StepResult
 from llama_native.sampler import Sampler
 from llama_native.threadpool import ThreadPool
@@ -116,8 +118,10 @@ __all__ = [
     "argmax",
     "build_info",
     "devices",
+    "embed",
     "generate",
     "kv_cache_bytes",
+    "quantize",
     "samplers",
     "system_info",
     "top_logprobs",

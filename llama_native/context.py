@@ -7,6 +7,7 @@ behaviour. Only `abort()` may be called from anywhere at any time. The GIL is fr
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_native import log
+from llama_native import log, state
 from llama_native.batch import Batch
 from llama_native.context_params import ContextParams
 from llama_native.enums import Pooling
-from llama_native.errors import ContextError, DecodeAborted, LlamaError, decode_error, failure_reason
+from llama_native.errors import ContextError, DecodeAborted, LlamaError, SequenceError, decode_error, failure_reason
 from llama_native.ffi import C, ffi, text
 from llama_native.handle import Handle, Resource
 from llama_native.lora import LoraAdapter
@@ -85,9 +86,11 @@ class Context(Resource):
 
         has_memory = self._memory != ffi.NULL
         one_shot = not (self.causal and has_memory)  # such batches are not cut into micro-batches
+        self.max_batch = min(self.n_batch, self.n_ubatch) if one_shot else self.n_batch
+        """Most tokens that one call takes: n_batch, but n_ubatch where attention is not causal."""
         self._limits = ffi.new("lucid_limits *")
         self._limits.n_vocab = self.n_vocab
-        self._limits.n_tokens_max = min(self.n_batch, self.n_ubatch) if one_shot else self.n_batch
+        self._limits.n_tokens_max = self.max_batch
         self._limits.n_seq_max = self.n_seq_max
         self._limits.n_outputs_max = params.n_outputs_max or self.n_batch
         self._limits.all_outputs = params.embeddings or not has_memory
@@ -201,6 +204,7 @@ class Context(Resource):
 
     def embeddings_seq(self, seq: int) -> Floats:
         """Returns the pooled embedding (n_embd_out,) of a sequence of the last batch; a reranker's scores. A view."""
+        self._check_sequence(seq)
         length = self._n_classes if self.pooling == Pooling.RANK else self.n_embd_out
         return self._view(C.lucid_embeddings_seq, (length,), "pooled embeddings", seq)
 
@@ -250,7 +254,36 @@ class Context(Resource):
         self._retired_pools += self._pools
         self._pools = new
 
-    # Adapters, timings, end
+    # Saved state (state.py)
+
+    def sequence_state(self, seq: int) -> bytes:
+        """Returns what the memory holds of sequence `seq`, for `restore_sequence`. Raises `StateError`."""
+        return state.sequence_state(self, seq)
+
+    def restore_sequence(self, seq: int, data: bytes | memoryview) -> None:
+        """Replaces what sequence `seq` holds by saved state, of this or another sequence of the same model.
+
+        :raises StateError: the data is damaged, was saved with another model or cache layout, or does not fit.
+        """
+        state.restore_sequence(self, seq, data)
+
+    def save_sequence(self, path: str | os.PathLike[str], seq: int, tokens: Sequence[int] | NDArray[np.int32]) -> None:
+        """Writes the state of sequence `seq` and its tokens to a file, all or nothing. Raises `StateError`."""
+        state.save_sequence(self, path, seq, np.asarray(tokens, np.int32))
+
+    def load_sequence(self, path: str | os.PathLike[str], seq: int) -> NDArray[np.int32]:
+        """Restores sequence `seq` from a file of `save_sequence` and returns its tokens. Raises `StateError`."""
+        return state.load_sequence(self, path, seq)
+
+    def state(self) -> bytes:
+        """Returns what the memory holds of all sequences, for `restore_state`. Raises `StateError`."""
+        return state.state(self)
+
+    def restore_state(self, data: bytes | memoryview) -> None:
+        """Replaces the whole memory by saved state. Raises `StateError` as `restore_sequence` does."""
+        state.restore_state(self, data)
+
+    # Adapters, timings
 
     def set_loras(self, adapters: Sequence[tuple[LoraAdapter, float]]) -> None:
         """Applies these LoRA adapters with these scales from now on, and no others. Empty removes all.
@@ -290,6 +323,10 @@ class Context(Resource):
             self._retired_pools = ()
             if code != 0:
                 raise self._decode_failed(code)
+
+    def _check_sequence(self, seq: int) -> None:
+        if not 0 <= seq < self.n_seq_max:
+            raise SequenceError(f"sequence {seq} is outside 0..{self.n_seq_max - 1}")
 
     def _decode_failed(self, code: int) -> LlamaError:
         error = decode_error(code)

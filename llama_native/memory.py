@@ -54,7 +54,7 @@ class Memory:
         a whole sequence always succeeds.
         """
         if seq != -1:
-            self._check_sequence(seq)
+            self._context._check_sequence(seq)
         with self._exclusive():
             removed = bool(C.lucid_memory_remove(self._pointer, seq, p0, p1))
             if not removed and C.lucid_failure() != C.LUCID_OK:
@@ -70,8 +70,8 @@ class Memory:
 
         :raises SequenceError: a part of a sequence was asked for and the cache is not unified.
         """
-        self._check_sequence(src)
-        self._check_sequence(dst)
+        self._context._check_sequence(src)
+        self._context._check_sequence(dst)
         if src == dst:
             return
         if not self._context.params.kv_unified and self._context.n_seq_max > 1 and self.exists:
@@ -84,7 +84,7 @@ class Memory:
 
     def keep(self, seq: int) -> None:
         """Forgets every sequence but `seq`."""
-        self._check_sequence(seq)
+        self._context._check_sequence(seq)
         for other in range(self._context.n_seq_max):
             if other != seq:
                 self.remove(other)
@@ -120,7 +120,7 @@ class Memory:
         return self._position(C.lucid_memory_pos_max, seq)
 
     def _position(self, function: Any, seq: int) -> int:
-        self._check_sequence(seq)
+        self._context._check_sequence(seq)
         with self._exclusive():
             result = int(function(self._pointer, seq))
             if result == _FAILED:
@@ -138,11 +138,7 @@ class Memory:
             self._context._poison(reason)
         return ContextError(f"memory operation failed: {reason}")
 
-    def _check_sequence(self, seq: int) -> None:
-        if not 0 <= seq < self._context.n_seq_max:
-            raise SequenceError(f"sequence {seq} is outside 0..{self._context.n_seq_max - 1}")
-
     def _check_movable(self, seq: int) -> None:
-        self._check_sequence(seq)
+        self._context._check_sequence(seq)
         if not self.can_shift:
             raise SequenceError("the memory of this model cannot be shifted")

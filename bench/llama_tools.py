@@ -91,7 +91,7 @@ def bench(settings: NativeSettings, prompt: int, generate: int, depth: int, time
 def batched_bench(
     settings: NativeSettings, prompt: int, generate: int, sequences: int, timeout: float = 900.0
 ) -> float:
-    """One run of llama-batched-bench: decode rate of `sequences` behind `prompt` tokens each, tokens/s over all of them.
+    """One run of llama-batched-bench: decode rate of `sequences` behind `prompt` tokens each, tokens/s over all.
 
     Raises ToolMissingError, ToolFailedError, subprocess.TimeoutExpired.
     """

@@ -19,9 +19,9 @@ from functools import partial
 
 from bench import llama_tools
 from bench.llama_tools import NativeSettings, ToolFailedError, ToolMissingError
-from bench.rates import Point, measure, native_context, prefill, random_tokens
+from bench.rates import Point, measure, native_context, random_tokens
 from bench.report import end_cleanly, fail, machine, machine_line, progress, table, write_json
-from llama_native import Batch, Model, SamplerChain, generate, samplers
+from llama_native import Model, generate
 
 BAR = 0.97
 
@@ -48,28 +48,26 @@ class Case:
 
 
 def prefill_rate(model: Model, settings: NativeSettings, prompt: int, depth: int) -> float:
-    """Tokens/s of a prompt behind `depth` tokens, after a warm-up with the same prompt."""
+    """Tokens/s of `llama_native.generate` up to its first token, behind `depth` tokens, after a warm-up."""
     tokens = random_tokens(model, depth + prompt)
-    with native_context(model, settings, depth + prompt, 1) as context:
-        batch = Batch(context.n_batch)
-        prefill(context, batch, tokens[depth:], 0, 0)
-        context.memory.clear()
+    with native_context(model, settings, depth + prompt + 1, 1) as context:
+        next(generate(context, tokens[depth:], max_tokens=1))
+        context.memory.clear(data=False)
         if depth:
-            prefill(context, batch, tokens[:depth], 0, 0)
-        return prompt / prefill(context, batch, tokens[depth:], depth, 0)
+            next(generate(context, tokens[:depth], max_tokens=1))
+        begin = time.perf_counter()
+        next(generate(context, tokens[depth:], max_tokens=1))
+        return prompt / (time.perf_counter() - begin)
 
 
 def decode_rate(model: Model, settings: NativeSettings, tokens: int, depth: int) -> float:
-    """Tokens/s of `llama_native.generate` from its first token on, after a warm-up of one token."""
+    """Tokens/s of `llama_native.generate` after its first token, after a warm-up of one token."""
     prompt = random_tokens(model, max(depth, 1))
-    with (
-        native_context(model, settings, len(prompt) + tokens + 1, 1) as context,
-        SamplerChain([samplers.greedy()]) as chain,
-    ):
-        for _ in generate(context, prompt[:1], chain, 2, ignore_eos=True):
+    with native_context(model, settings, len(prompt) + tokens + 1, 1) as context:
+        for _ in generate(context, prompt[:1], max_tokens=2, ignore_eog=True):
             pass
-        context.memory.clear()
-        stream = generate(context, prompt, chain, tokens + 1, ignore_eos=True)
+        context.memory.clear(data=False)
+        stream = generate(context, prompt, max_tokens=tokens + 1, ignore_eog=True)
         next(stream)
         begin = time.perf_counter()
         count = sum(1 for _ in stream)

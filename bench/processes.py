@@ -70,6 +70,11 @@ class ServerProcess:
         """Root of the server."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """The process that was started, leader of the group."""
+        return self._process.pid
+
     def wait_ready(self, timeout: float = 120.0) -> Self:
         """Wait until the server is healthy. Raises ServerFailedError when it ends first or `timeout` seconds pass."""
         deadline = time.monotonic() + timeout

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.llama_tools import NativeSettings, ToolFailedError
-from llama_native import Batch, Context, ContextParams, FlashAttention, GgmlType, Model, ThreadPool, argmax
+from llama_native import Batch, Context, ContextParams, FlashAttention, GgmlType, Model, ThreadPool
 
 Tokens = npt.NDArray[np.int32]
 
@@ -95,15 +95,16 @@ def prefill(context: Context, batch: Batch, tokens: Tokens, start: int, sequence
 
 def decode(context: Context, batch: Batch, start: int, sequences: int, steps: int) -> float:
     """`steps` greedy steps of all sequences from position `start` on; tokens per second over all of them."""
-    tokens = [1] * sequences
+    batch.clear()
+    for sequence in range(sequences):
+        batch.add(1, start, sequence, output=True)
+    rows = np.arange(sequences, dtype=np.int32)
+    samplers = [None] * sequences
     begin = time.perf_counter()
-    for step in range(steps):
-        batch.clear()
-        for sequence in range(sequences):
-            batch.add(tokens[sequence], start + step, sequence, output=True)
-        context.decode(batch)
-        context.synchronize()
-        tokens = [argmax(context.logits(index)) for index in range(sequences)]
+    for _ in range(steps):
+        batch.token[:sequences] = context.step(batch, rows, samplers).tokens
+        batch.pos[:sequences] += 1
+    context.synchronize()
     return sequences * steps / (time.perf_counter() - begin)
 
 
@@ -114,11 +115,11 @@ def measure(model: Model, settings: NativeSettings, point: Point, repeats: int =
     rates: list[float] = []
     seconds: dict[int, list[float]] = {size: [] for size in point.prefill}
     with native_context(model, settings, max(point.depth + point.generate, longest) + 8, point.sequences) as context:
-        batch = Batch(context.n_batch, context.n_seq_max)
+        batch = Batch(context.n_batch)
         _warm_up(context, batch, tokens)
         for _ in range(repeats):
             if point.prefill:
-                context.memory.clear()
+                context.memory.clear(data=False)
                 prefill(context, batch, tokens[: max(point.prefill_depth, 1)], 0, 0)
                 start = max(point.prefill_depth, 1)
                 for size in point.prefill:
@@ -132,12 +133,12 @@ def measure(model: Model, settings: NativeSettings, point: Point, repeats: int =
 def _warm_up(context: Context, batch: Batch, tokens: Tokens) -> None:
     prefill(context, batch, tokens[:64], 0, 0)
     decode(context, batch, 64, 1, 2)
-    context.memory.clear()
+    context.memory.clear(data=False)
 
 
 def _fill(context: Context, batch: Batch, tokens: Tokens, point: Point, unified: bool) -> None:
     """Give every sequence its context: its own cells, or cells shared with the first where the layout can share."""
-    context.memory.clear()
+    context.memory.clear(data=False)
     if not point.depth:
         return
     prefill(context, batch, tokens[: point.depth], 0, 0)

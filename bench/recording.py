@@ -10,6 +10,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 Pieces = list[tuple[float, bytes]]
@@ -45,7 +46,7 @@ class Answer:
     @property
     def gaps(self) -> list[float]:
         """Seconds between neighbouring chunks with text: the inter-token latencies of this stream."""
-        return [later - earlier for earlier, later in zip(self.token_times, self.token_times[1:], strict=False)]
+        return [later - earlier for earlier, later in pairwise(self.token_times)]
 
 
 @dataclass(slots=True)
@@ -126,16 +127,16 @@ def read_answer(
             break
         try:
             event = json.loads(data)
-        except ValueError:
-            return failed(f"an event is not JSON: {data[:100]!r}", status)
-        if "error" in event:
-            error = error or f"error in the stream: {json.dumps(event['error'])[:300]}"
-        usage = event.get("usage") or usage
-        for choice in event.get("choices") or ():
-            finish_reason = choice.get("finish_reason") or finish_reason
-            if text := (choice.get("delta") or {}).get("content"):
-                texts.append(text)
-                times.append(arrivals.at(payload.raw_offset(offset)))
+            if "error" in event:
+                error = error or f"error in the stream: {json.dumps(event['error'])[:300]}"
+            usage = event.get("usage") or usage
+            for choice in event.get("choices") or ():
+                finish_reason = choice.get("finish_reason") or finish_reason
+                if text := (choice.get("delta") or {}).get("content"):
+                    texts.append(str(text))
+                    times.append(arrivals.at(payload.raw_offset(offset)))
+        except (ValueError, TypeError, AttributeError):
+            return failed(f"an event is not a chat completion chunk: {data[:100]!r}", status)
     if error is None and not done:
         error = "the stream ended without [DONE]"
     if error is None and finish_reason is None:

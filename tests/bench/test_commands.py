@@ -1,0 +1,153 @@
+"""The benchmark commands end to end, in tiny runs: exit codes, tables, JSON. No figure is judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import servers
+from bench.processes import ServerFailedError, ServerProcess
+from bench.servers import Common
+
+COMMANDS = ("http", "peers", "native", "stream", "memory", "rates")
+
+
+def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=root, capture_output=True, text=True, timeout=250, check=False
+    )
+
+
+def results(path: Path, name: str) -> Any:
+    document = json.loads(path.read_text())
+    assert document["command"] == name
+    return document["results"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(root: Path, name: str) -> None:
+    done = command(root, f"bench.{name}", "--help")
+    assert done.returncode == 0
+    assert "usage: python -m bench." in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bench.http", "--url", "http://127.0.0.1:1", "--concurrency", "0"),
+        ("bench.http", "--url", "http://127.0.0.1:1", "--workload", "nonsense"),
+        ("bench.native", "--depth", "-1"),
+        ("bench.peers", "--repeats", "0"),
+        ("bench.stream", "--generate", "1"),
+        ("bench.memory", "--model", "no-such-file.gguf"),
+    ],
+)
+def test_wrong_usage_is_code_2_and_a_clear_line(root: Path, arguments: tuple[str, ...]) -> None:
+    done = command(root, *arguments)
+    assert done.returncode == 2
+    assert "error" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_http(root: Path, server: ServerProcess, tmp_path: Path) -> None:
+    path = tmp_path / "http.json"
+    done = command(
+        root, "bench.http", "--url", server.url, "--workload", "chat", "rag", "--concurrency", "2", "--requests", "4",
+        "--max-tokens", "8", "--json", str(path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = results(path, "bench.http")
+    assert (first["workload"], second["workload"]) == ("chat", "rag")
+    assert all(result["output_tokens"] == 32 and result["errors"] == 0 for result in (first, second))
+    assert "tok/s" in done.stdout
+
+
+def test_a_server_that_does_not_start(common: Common) -> None:
+    peer = servers.ours(common, {"MODEL_PATH": "no-such-file.gguf"})
+    with peer.start() as process, pytest.raises(ServerFailedError, match="ended with code"):
+        process.wait_ready(60)
+
+
+def test_memory_of_a_server(server: ServerProcess) -> None:
+    memory = server.memory()
+    assert memory.processes >= 1
+    assert memory.largest_rss > 0
+    assert memory.total_pss > 0
+
+
+def test_stop_leaves_no_process(common: Common) -> None:
+    with servers.ours(common, {"MODEL_CALIBRATE": "off"}).start() as process:
+        process.wait_ready()
+        assert process.memory().processes >= 1
+    assert process.memory().processes == 0
+
+
+def test_rates(root: Path, chat_model_path: Path) -> None:
+    request = {
+        "settings": {"model": str(chat_model_path), "threads": 2, "flash_attention": "off"},
+        "point": {"sequences": 2, "depth": 20, "generate": 4, "prefill": [8, 16], "prefill_depth": 10, "shared": True},
+    }
+    done = command(root, "bench.rates", json.dumps(request))
+    assert done.returncode == 0, done.stderr
+    rates = json.loads(done.stdout)
+    assert rates["decode_rate"] > 0
+    assert set(rates["prefill_seconds"]) == {"8", "16"}
+
+
+def test_stream(root: Path, chat_model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "stream.json"
+    done = command(
+        root, "bench.stream", "--model", str(chat_model_path), "--repeats", "1", "--generate", "8", "--slots", "2",
+        "--slot-context", "512", "--json", str(path),
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    assert results(path, "bench.stream")["ratio"] > 0
+
+
+def test_memory(root: Path, chat_model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "memory.json"
+    done = command(
+        root, "bench.memory", "--model", str(chat_model_path), "--requests", "2", "--slots", "2",
+        "--slot-context", "512", "--json", str(path),
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    memory = results(path, "bench.memory")
+    assert memory["file_bytes"] == chat_model_path.stat().st_size
+    assert memory["kv_bytes"] > 0 < memory["loaded"]["rss"]
+    assert memory["errors"] == 0
+
+
+def test_native(root: Path, chat_model_path: Path, llama_server: Path, tmp_path: Path) -> None:
+    path = tmp_path / "native.json"
+    done = command(
+        root, "bench.native", "--model", str(chat_model_path), "--prompt", "16", "--generate", "4", "--depth", "0",
+        "32", "--sequences", "2", "--sequences-prompt", "8", "--repeats", "1", "--json", str(path),
+        "--tools", str(llama_server.parent),
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    cases = results(path, "bench.native")
+    assert len(cases) == 6
+    assert all(case["ratio"] > 0 for case in cases)
+
+
+def test_peers(root: Path, chat_model_path: Path, llama_server: Path, tmp_path: Path) -> None:
+    path = tmp_path / "peers.json"
+    done = command(
+        root, "bench.peers", "--model", str(chat_model_path), "--workloads", "chat", "--clients", "8", "--requests",
+        "8", "--max-tokens", "6", "--repeats", "1", "--slot-context", "512", "--tools", str(llama_server.parent),
+        "--json", str(path),
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    found = results(path, "bench.peers")
+    assert {each["server"] for each in found["rounds"]} == {"lucid", "llama-server", "llama-server tuned"}
+    assert all(each["errors"] == 0 and each["output_tokens"] == 48 for each in found["rounds"])
+    assert len({each["prompt_tokens"] for each in found["rounds"]}) == 1
+    assert found["remarks"] == []
+    assert [bar["against"] for bar in found["bars"]] == ["llama-server", "llama-server tuned"]
+    (bound,) = found["ceilings"]
+    assert bound["output_rate"] > 0

@@ -1,0 +1,103 @@
+"""Tables, JSON, bars and ceilings: shapes and arithmetic."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from bench import bars
+from bench.bars import Scenario
+from bench.ceiling import operating_point, work_seconds
+from bench.client import Run
+from bench.rates import Rates
+from bench.recording import Answer
+from bench.report import machine, machine_line, table, write_json
+from bench.summary import Summary, summarize
+
+
+def answer(prompt: int, cached: int, tokens: int, start: float = 0.0, step: float = 0.1) -> Answer:
+    times = tuple(start + step * (index + 1) for index in range(tokens))
+    return Answer(
+        start,
+        times[-1],
+        200,
+        times,
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        completion_tokens=tokens,
+        finish_reason="length",
+    )
+
+
+def summary(rate: float) -> Summary:
+    return summarize(Run((answer(10, 0, 10),), wall=10 / rate, client_cpu=0.01, concurrency=1))
+
+
+def test_table_lines_up_and_markdown_has_a_rule() -> None:
+    plain = table(("name", "tok/s"), [["a", 1.23456], ["longer", None]]).splitlines()
+    assert [line.split() for line in plain] == [["name", "tok/s"], ["------", "-----"], ["a", "1.23"], ["longer", "-"]]
+    markdown = table(("name", "tok/s"), [["a", 12345.6]], markdown=True).splitlines()
+    assert markdown == ["| name | tok/s |", "| ---- | ----: |", "| a    | 12346 |"]
+    assert len({len(line) for line in markdown}) == 1
+
+
+def test_json_names_machine_and_arguments_and_has_no_nan(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_json(path, "bench.test", {"model": "m"}, [{"rate": math.nan, "tokens": (1, 2)}])
+    document = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert document["results"] == [{"rate": None, "tokens": [1, 2]}]
+    assert (document["command"], document["arguments"]) == ("bench.test", {"model": "m"})
+    assert document["machine"]["cores"] >= 1
+    assert document["machine"]["cpu"] in machine_line(machine())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_summary_of_nothing_but_errors() -> None:
+    failed = Answer(0.0, 1.0, error="HTTP 503: busy")
+    figures = summarize(Run((failed, failed), wall=1.0, client_cpu=0.1, concurrency=2))
+    assert (figures.requests, figures.errors, figures.output_tokens) == (2, 2, 0)
+    assert math.isnan(figures.ttft_p95)
+    assert figures.first_errors == ("HTTP 503: busy",)
+
+
+def test_longest_gap_is_over_all_streams() -> None:
+    run = Run((answer(9, 0, 5), answer(9, 0, 3, step=0.7)), wall=2.1, client_cpu=0.1, concurrency=2)
+    figures = summarize(run)
+    assert figures.itl_max == pytest.approx(0.7)
+    assert figures.itl_p50 == pytest.approx(0.1)
+    assert figures.output_rate == pytest.approx(8 / 2.1)
+
+
+def test_bars_compare_round_by_round_and_take_the_median() -> None:
+    chat = Scenario("chat", 8)
+    results = {
+        (chat, bars.OURS): [summary(rate) for rate in (99.0, 50.0, 120.0)],
+        (chat, bars.DEFAULTS): [summary(rate) for rate in (100.0, 25.0, 100.0)],
+    }
+    (verdict,) = bars.judge(results)
+    assert verdict.bar.peer == bars.DEFAULTS
+    assert verdict.ratio == pytest.approx(1.2)
+    assert verdict.text == "pass"
+    results[chat, bars.DEFAULTS] = [summary(125.0)] * 3
+    assert bars.judge(results)[0].text == "FAIL"
+
+
+def test_times_must_be_below_their_bar() -> None:
+    bar = bars.Bar(Scenario("rag", 8), bars.TTFT_P95, bars.DEFAULTS, 0.1)
+    assert bar.met(0.09) is True
+    assert bar.met(0.11) is False
+    assert bar.met(math.nan) is None
+    assert bars.Bar(bar.scenario, bar.figure, bar.peer, None).met(0.5) is None
+
+
+def test_ceiling_is_prefill_of_what_was_computed_plus_decode() -> None:
+    answers = [answer(500, 0, 20), answer(500, 480, 20), answer(500, 480, 20), Answer(0.0, 1.0, error="lost")]
+    point = operating_point(answers, sequences=8, shared=True)
+    assert (point.depth, point.generate, point.prefill) == (500, 20, (20, 500))
+    rates = Rates(decode_rate=100.0, prefill_seconds={20: 0.1, 500: 1.5})
+    assert work_seconds(answers, rates) == pytest.approx(1.5 + 0.1 + 0.1 + 60 / 100)
+    with pytest.raises(ValueError, match="no request succeeded"):
+        operating_point(answers[3:], 8, True)

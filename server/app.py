@@ -62,8 +62,7 @@ class Application:
         except ApiError as error:
             return exchange.error(error)
         except HTTPException as error:
-            limit = self.service.config.max_body_bytes
-            return exchange.error(from_http(error, request.path, request.method, limit))
+            return exchange.error(from_http(error, request.path, request.method))
         except ClientGoneError:
             return exchange.gone()
         except Exception:

@@ -5,31 +5,39 @@ Knows content types, the size limit and msgspec; every way in which a body can b
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
+from gunicorn.http.errors import ParseException
 from werkzeug.wrappers import Request
 
-from server.errors import ApiError, from_validation
+from engine import clock
+from server.errors import ApiError, ClientGoneError, from_validation
 
 T = TypeVar("T")
 
 #: A client that sends nothing of its body, or takes nothing of its answer, for this many seconds is given up.
-CLIENT_TIMEOUT = 60.0
+CLIENT_TIMEOUT: Final = 60.0
+
+#: How long the rest of a body that is too large is read and thrown away, in seconds.
+LINGER: Final = 5.0
 
 
 def read_json(request: Request, decoder: msgspec.json.Decoder[T], max_bytes: int) -> T:
     """Return the body decoded and validated by `decoder`.
 
-    Raises `ApiError` (400, 408, 415) and `werkzeug.exceptions.RequestEntityTooLarge`.
+    Raises `ApiError` (400, 408, 413, 415), and `ClientGoneError` if the body breaks off.
     """
     _check_content_type(request)
-    request.max_content_length = max_bytes
     request.environ["gunicorn.socket"].settimeout(CLIENT_TIMEOUT)
     try:
-        data = request.get_data(cache=False)
+        data = _read(request, max_bytes)
     except TimeoutError as error:
         raise ApiError(408, "The request body did not arrive in time.", code="request_timeout") from error
+    except ParseException as error:
+        raise ApiError(400, f"The request body is not framed properly: {error}", code="malformed_http") from error
+    except OSError as error:
+        raise ClientGoneError from error
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
@@ -38,6 +46,22 @@ def read_json(request: Request, decoder: msgspec.json.Decoder[T], max_bytes: int
         raise ApiError(400, f"The request body is not valid JSON: {error}.", code="invalid_json") from error
     except RecursionError as error:
         raise ApiError(400, "The request body is nested too deeply.", code="invalid_json") from error
+
+
+def _read(request: Request, max_bytes: int) -> bytes:
+    """Return the whole body; raises `ApiError` (413) if it is larger than `max_bytes`."""
+    stream = request.environ["wsgi.input"]
+    declared = request.content_length or 0
+    data: bytes = stream.read(max_bytes + 1) if declared <= max_bytes else b""
+    if declared > max_bytes or len(data) > max_bytes:
+        # A client that is still sending would get a reset instead of the answer if the connection were closed now.
+        deadline = clock() + LINGER
+        while clock() < deadline and stream.read(65536):
+            pass
+        raise ApiError(413, f"The request body has more than {max_bytes} bytes.", code="request_too_large")
+    if len(data) < declared:
+        raise ClientGoneError
+    return data
 
 
 def _check_content_type(request: Request) -> None:

@@ -10,7 +10,7 @@ import math
 import re
 
 import msgspec
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from engine import DeadlineExceeded, EngineError, EngineStopped, InvalidRequest, PromptTooLong, QueueFull, QueueTimeout
 
@@ -106,7 +106,7 @@ def context_length_exceeded(prompt_tokens: str, limit: int) -> ApiError:
     )
 
 
-def from_http(error: HTTPException, path: str, method: str, max_body_bytes: int) -> ApiError:
+def from_http(error: HTTPException, path: str, method: str) -> ApiError:
     """Return the error body for what Werkzeug found wrong with a request."""
     if isinstance(error, NotFound):
         return ApiError(404, f"There is no route {path}.", code="unknown_url")
@@ -118,8 +118,6 @@ def from_http(error: HTTPException, path: str, method: str, max_body_bytes: int)
             code="method_not_allowed",
             headers=(("Allow", allowed),),
         )
-    if isinstance(error, RequestEntityTooLarge):
-        return ApiError(413, f"The request body has more than {max_body_bytes} bytes.", code="request_too_large")
     status = error.code or 400
     return ApiError(status, error.description or error.name, kind=INVALID_REQUEST if status < 500 else SERVER_ERROR)
 

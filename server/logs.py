@@ -20,6 +20,8 @@ def set_up(level: str) -> None:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
         force=True,
     )
+    # What libllama calls information is two screens per start.
+    logging.getLogger("llama_native").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
 
 
 class GunicornLogger(Logger):

@@ -82,7 +82,7 @@ class PromptBuilder:
         values = {"{query}": self._cut(query), "{context}": ""}
         return re.sub(r"\{query\}|\{context\}", lambda match: values[match[0]], self._prompt_template or "")
 
-    def _cut_all(self, value: Any) -> Any:  # noqa: ANN401 -- any JSON value
+    def _cut_all(self, value: Any) -> Any:
         """Return `value` with every string inside it cut."""
         if isinstance(value, str):
             return self._cut(value)

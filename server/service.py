@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine import Engine, EngineSettings, Layout, Switch
-from llama_native import Model, ModelParams, Vocab
+from engine import Engine, EngineError, EngineSettings, Layout, Switch
+from llama_native import LlamaError, Model, ModelParams, Vocab
 from server.config import Config
 from server.disconnect import DisconnectWatcher
 from server.errors import unavailable
 from server.metrics import Metrics
 from server.prompt import PromptBuilder
-from server.template import CHATML, ChatTemplate
+from server.template import CHATML, ChatTemplate, TemplateError
 
 log = logging.getLogger("server")
 
@@ -100,9 +100,9 @@ class Service:
         except Exception as error:
             if self._closing.is_set():
                 return
+            expected = isinstance(error, (LlamaError, EngineError, TemplateError))
+            log.error("cannot load MODEL_PATH=%s: %s", self.config.model_path, error, exc_info=not expected)
             self.failed = True
-            log.error("cannot load MODEL_PATH=%s: %s", self.config.model_path, error)
-            log.debug("while loading", exc_info=True)
             on_failure()
             return
         self.metrics.watch(loaded.engine)
@@ -134,7 +134,17 @@ class Service:
             raise
         prompts = PromptBuilder(vocab, template, config.model_prompt_template, engine.context_size)
         engine.start()
-        log.info("loaded %s in %.1f s; %s", model.description, time.perf_counter() - begin, engine.plan)
+        plan = engine.plan
+        log.info("loaded %s in %.1f s", model.description, time.perf_counter() - begin)
+        log.info(
+            "%d requests at once of up to %d tokens; %d threads; KV cache of %s in %s; flash attention %s",
+            plan.parallel,
+            engine.context_size,
+            plan.threads,
+            plan.kv_type.name.lower(),
+            "one pool" if plan.unified else "streams",
+            "on" if plan.flash_attention else "off",
+        )
         return Loaded(model, engine, prompts, int(time.time()))
 
     def _on_progress(self, share: float) -> bool:

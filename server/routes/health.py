@@ -1,4 +1,4 @@
-"""GET /health: can this process answer requests?"""
+"""GET /health: whether this process can answer requests."""
 
 from __future__ import annotations
 

@@ -23,26 +23,26 @@ class ModelMeta(msgspec.Struct, frozen=True):
     """Tokens that one request may use."""
 
 
-class ModelBody(msgspec.Struct, frozen=True):
-    """OpenAI's model object."""
+class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
+    """OpenAI's model object, with `meta` as llama-server has it."""
 
     id: str
-    created: int
-    meta: ModelMeta
     object: str = "model"
+    created: int
     owned_by: str = "lucid-llm"
+    meta: ModelMeta
 
 
-class ModelList(msgspec.Struct, frozen=True):
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     """OpenAI's list of models."""
 
-    data: list[ModelBody]
     object: str = "list"
+    data: list[ModelBody]
 
 
 def index(service: Service, exchange: Exchange) -> Response:
     """List the model."""
-    return exchange.json(ModelList([_body(service, service.loaded())]))
+    return exchange.json(ModelList(data=[_body(service, service.loaded())]))
 
 
 def show(service: Service, exchange: Exchange, model: str) -> Response:
@@ -73,4 +73,4 @@ def _body(service: Service, loaded: Loaded) -> ModelBody:
         n_ctx_train=model.n_ctx_train,
         n_ctx=loaded.engine.context_size,
     )
-    return ModelBody(service.model_names[0], loaded.created, meta)
+    return ModelBody(id=service.model_names[0], created=loaded.created, meta=meta)

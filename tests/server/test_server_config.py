@@ -1,0 +1,108 @@
+"""Configuration: every variable, its limits, and what it says when it is wrong."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from process import ROOT, environment
+
+from server import config
+from server.config import Address, ConfigError
+
+
+def test_defaults_are_those_of_the_system_this_re_implements() -> None:
+    read = config.read({})
+    assert read.http_address == Address("127.0.0.1", 8080)
+    assert read.prometheus_http_address == Address("127.0.0.1", 8081)
+    assert str(read.model_path) == "model/model.gguf"
+    assert (read.model_max_token, read.model_gpu_layers, read.main_gpu) == (128, 0, 0)
+    assert (read.model_alias, read.instance_label) == ("rusty_llm", "default")
+    assert read.model_prompt_template is None
+
+
+def test_set_values_win_and_empty_ones_count_as_unset() -> None:
+    read = config.read({"MODEL_MAX_TOKEN": "7", "HTTP_ADDRESS": "[::1]:90", "LOG_LEVEL": "Debug", "MODEL_PATH": ""})
+    assert read.model_max_token == 7
+    assert read.http_address == Address("::1", 90)
+    assert str(read.http_address) == "[::1]:90"
+    assert read.log_level == "debug"
+    assert str(read.model_path) == "model/model.gguf"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_ADDRESS", "localhost"),
+        ("HTTP_ADDRESS", "localhost:0"),
+        ("HTTP_ADDRESS", "localhost:65536"),
+        ("HTTP_ADDRESS", "::1:8080"),
+        ("HTTP_WORKERS", "0"),
+        ("HTTP_WORKERS", "many"),
+        ("HTTP_WORKERS", "1.5"),
+        ("MODEL_THREADS", "-1"),
+        ("MODEL_PARALLEL", "257"),
+        ("MODEL_MAX_TOKEN", "0"),
+        ("MODEL_FLASH_ATTENTION", "yes"),
+        ("MODEL_PROMPT_TEMPLATE", "no placeholders"),
+        ("MODEL_PROMPT_TEMPLATE", "only {query}"),
+        ("QUEUE_TIMEOUT", "0"),
+        ("QUEUE_TIMEOUT", "nan"),
+        ("REQUEST_TIMEOUT", "-3"),
+        ("LOG_LEVEL", "loud"),
+        ("INSTANCE_LABEL", "line\nbreak"),
+        ("PROMETHEUS_HTTP_ADDRESS", "127.0.0.1:8080"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name_value_and_what_is_allowed(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.read({name: value})
+    message = str(caught.value)
+    assert message.startswith(f"{name}={value!r} ")
+    assert "allowed: " in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["MODEL_MAX_TOKENS", "MODEL_FOO", "HTTP_WORKER", "QUEUE_TIME_OUT"])
+def test_a_name_that_was_meant_to_be_ours_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}='1' is not a known variable; "):
+        config.read({name: "1"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HTTP_PROXY", "PATH", "MODEL_SERVICE_HOST", "MODEL_PORT", "MODEL_PORT_80_TCP_ADDR", "QUEUE_NAME", "LOGLEVEL"],
+)
+def test_other_peoples_variables_are_left_alone(name: str) -> None:
+    assert config.read({name: "1"}) == config.read({})
+
+
+def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("-m", "server"), ("-m", "gunicorn", "-c", "server/gunicorn_settings.py", "server.app:application")],
+)
+def test_a_bad_value_ends_the_start_with_one_line_and_exit_code_2(command: tuple[str, ...]) -> None:
+    ended = run(sys.executable, *command, HTTP_WORKERS="many")
+    assert ended.returncode == 2
+    assert ended.stderr == "error: HTTP_WORKERS='many' is not valid; allowed: a whole number from 1 to 4096\n"
+    assert ended.stdout == ""
+
+
+def test_help_lists_every_variable_with_default_meaning_and_allowed_values() -> None:
+    ended = run(sys.executable, "-m", "server", "--help")
+    assert ended.returncode == 0
+    assert ended.stderr == ""
+    for name, variable in config.variables().items():
+        entry = rf"{name} \({variable.kind.name}; default {re.escape(variable.default or 'unset')}\)"
+        text = rf"{entry}\n\s+{re.escape(variable.meaning)}\n\s+allowed: {re.escape(variable.kind.allowed)}\n?"
+        assert re.search(text, ended.stdout), name
+
+
+def test_other_arguments_are_a_usage_error() -> None:
+    ended = run(sys.executable, "-m", "server", "--port", "80")
+    assert ended.returncode == 2
+    assert "usage: python -m server" in ended.stderr

@@ -1,0 +1,75 @@
+"""Clients that hang up: their sequence is free at once, and the others notice nothing."""
+
+import os
+import socket
+
+import pytest
+from process import ServerProcess, eventually
+
+LONG = 900
+
+
+def cancelled(server: ServerProcess) -> float:
+    return server.metric("lucid_requests_total", status="499", finish_reason="cancelled")
+
+
+def read_some(sock: socket.socket) -> None:
+    assert sock.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def generated(server: ServerProcess) -> float:
+    return server.metric("lucid_generated_tokens_total")
+
+
+@pytest.mark.parametrize("abruptly", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_a_client_that_hangs_up_while_tokens_are_made(server: ServerProcess, stream: bool, abruptly: bool) -> None:
+    server.wait_idle()
+    before, tokens = cancelled(server), generated(server)
+    sock = server.open_chat("Tell me a long story.", stream=stream, max_tokens=LONG, ignore_eos=True)
+    if stream:
+        read_some(sock)
+    else:
+        eventually(lambda: server.metric("lucid_requests_running") == 1, "the request runs")
+    if abruptly:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close sends a reset
+    sock.close()
+    eventually(lambda: cancelled(server) == before + 1, "the request is counted as cancelled")
+    server.wait_idle()
+    assert generated(server) - tokens < LONG
+    assert server.chat("hi", max_tokens=2).status == 200
+
+
+def test_a_client_that_hangs_up_before_the_first_token(server: ServerProcess) -> None:
+    server.wait_idle()
+    before, tokens = cancelled(server), generated(server)
+    prompt = f"{os.urandom(4).hex()} " + "word " * 900
+    sock = server.open_chat(prompt, stream=True, max_tokens=LONG, ignore_eos=True)
+    eventually(lambda: server.metric("lucid_requests_running") == 1, "the request runs")
+    sock.close()
+    eventually(lambda: cancelled(server) == before + 1, "the request is counted as cancelled")
+    server.wait_idle()
+    assert generated(server) - tokens < LONG
+
+
+def test_a_client_that_hangs_up_while_it_waits_in_the_queue(server: ServerProcess) -> None:
+    server.wait_idle()
+    before = cancelled(server)
+    running = [server.open_chat(f"Story {n}", stream=True, max_tokens=LONG, ignore_eos=True) for n in range(4)]
+    for sock in running:
+        read_some(sock)
+    waiting = server.open_chat("Waiting", stream=True, max_tokens=LONG)
+    eventually(lambda: server.metric("lucid_requests_waiting") == 1, "the request waits")
+    waiting.close()
+    eventually(lambda: server.metric("lucid_requests_waiting") == 0, "the request left the queue")
+    assert server.metric("lucid_requests_running") == 4
+    for sock in running:
+        sock.close()
+    eventually(lambda: cancelled(server) == before + 5, "all are counted as cancelled")
+    server.wait_idle()
+
+
+def test_a_client_that_never_sends_its_body_holds_nothing_up(server: ServerProcess) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert server.chat("hi", max_tokens=2).status == 200

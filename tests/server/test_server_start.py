@@ -1,0 +1,185 @@
+"""Starting and stopping: what the process says when it cannot start, while it loads, and how it ends."""
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from process import MODEL, ServerProcess, eventually
+
+Launch = Callable[..., ServerProcess]
+GUNICORN = (sys.executable, "-m", "gunicorn")
+
+
+def test_health_while_loading_and_after(launch: Launch) -> None:
+    server = launch(MODEL_PARALLEL="8", MODEL_CONTEXT="4096")
+    server.wait_listening()
+    seen = []
+    refused = None
+    while not seen or seen[-1].status != 200:
+        seen.append(server.get("/health"))
+        if seen[-1].status == 503 and refused is None:
+            refused = server.chat("hi", max_tokens=1)
+        time.sleep(0.01)
+    first, last = seen[0], seen[-1]
+    assert first.status == 503
+    assert first.json["status"] == "loading model"
+    assert 0 <= first.json["progress"] <= 1
+    assert last.json == {"status": "ok"}
+    assert refused is not None
+    if refused.status != 200:  # loading ended between the two requests otherwise
+        assert refused.status == 503
+        assert refused.error["code"] == "model_loading"
+        assert refused.headers["Retry-After"] == "2"
+    assert server.stop() == 0
+
+
+def only_error(server: ServerProcess) -> str:
+    lines = server.output.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert errors == lines, server.output
+    assert len(errors) == 1
+    return errors[0]
+
+
+def test_a_missing_model_file(launch: Launch, tmp_path: Path) -> None:
+    path = str(tmp_path / "none.gguf")
+    server = launch(MODEL_PATH=path)
+    assert server.wait_exit() == 1
+    assert only_error(server) == f"error: MODEL_PATH={path!r} does not exist; put a GGUF file there or set MODEL_PATH"
+
+
+def test_a_directory_as_model(launch: Launch, tmp_path: Path) -> None:
+    server = launch(MODEL_PATH=str(tmp_path))
+    assert server.wait_exit() == 1
+    assert "is not a file" in only_error(server)
+
+
+@pytest.mark.parametrize("size", [0, 100, 1_000_000])
+def test_a_broken_model_file_ends_the_process(launch: Launch, tmp_path: Path, size: int) -> None:
+    path = tmp_path / "broken.gguf"
+    with MODEL.open("rb") as good:
+        path.write_bytes(good.read(size))
+    server = launch(MODEL_PATH=str(path))
+    assert server.wait_exit() == 3
+    (line,) = [line for line in server.output.splitlines() if " server: cannot load " in line]
+    assert f"MODEL_PATH={path}: " in line
+    assert server.output.count(" server: loading ") == 1  # no restart loop
+    assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize("name", ["HTTP_ADDRESS", "PROMETHEUS_HTTP_ADDRESS"])
+def test_an_occupied_port(launch: Launch, name: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = launch(**{name: address})
+        assert server.wait_exit() == 1
+    assert only_error(server).startswith(f"error: {name}={address!r} cannot be used: Address already in use")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("-c", "server/gunicorn_settings.py", "server.app:application"), ("-c", "python:server.gunicorn_settings")],
+    ids=["file", "module"],
+)
+def test_plain_gunicorn_serves_too(launch: Launch, arguments: tuple[str, ...]) -> None:
+    server = launch(*GUNICORN, *arguments, MODEL_CONTEXT="512", MODEL_PARALLEL="1")
+    server.wait_ready()
+    assert server.chat("hi", max_tokens=2).status == 200
+    assert server.stop() == 0
+
+
+def test_sigterm_lets_answers_finish(launch: Launch) -> None:
+    server = launch(MODEL_CONTEXT="512", MODEL_PARALLEL="1")
+    server.wait_ready()
+    sock = server.open_chat("Tell a story.", stream=True, max_tokens=40, ignore_eos=True)
+    data = sock.recv(4096)
+    server.process.send_signal(signal.SIGTERM)
+    while more := sock.recv(65536):
+        data += more
+    assert b'"finish_reason":"length"' in data
+    assert b"data: [DONE]" in data
+    assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize("how", ["grace over", "interrupt"])
+def test_answers_that_are_cut_off_end_with_an_error_event(launch: Launch, how: str) -> None:
+    server = launch(MODEL_CONTEXT="8192", MODEL_PARALLEL="1", GRACEFUL_TIMEOUT="0.5")
+    server.wait_ready()
+    sock = server.open_chat("Tell a story.", stream=True, max_tokens=8000, ignore_eos=True)
+    data = sock.recv(4096)
+    assert data.startswith(b"HTTP/1.1 200 ")
+    if how == "interrupt":
+        import os
+
+        os.killpg(server.process.pid, signal.SIGINT)  # what Ctrl-C does: every process of the group gets it
+    else:
+        server.process.send_signal(signal.SIGTERM)
+    while more := sock.recv(65536):
+        data += more
+    assert b"event: error\ndata: " in data
+    assert b'"code":"shutting_down"' in data
+    assert b"[DONE]" not in data
+    assert server.wait_exit() == 0
+    assert "Traceback" not in server.output
+
+
+def test_an_interrupt_while_loading(launch: Launch) -> None:
+    server = launch(MODEL_CONTEXT="8192", MODEL_PARALLEL="8")
+    server.wait_listening()
+    eventually(lambda: " server: loading " in server.output, "loading began")
+    assert server.stop(signal.SIGINT) == 0
+    assert "Traceback" not in server.output
+
+
+def test_a_time_limit_ends_the_stream_with_an_error_event(launch: Launch) -> None:
+    server = launch(MODEL_CONTEXT="8192", MODEL_PARALLEL="1", REQUEST_TIMEOUT="1.5")
+    server.wait_ready()
+    streamed = server.chat("Tell a story.", stream=True, max_tokens=8000, ignore_eos=True)
+    assert streamed.status == 200
+    assert b"event: error\n" in streamed.body
+    assert streamed.events[-1]["error"]["code"] == "request_timeout"
+    whole = server.chat("Tell a story.", max_tokens=8000, ignore_eos=True)
+    assert whole.status == 504
+    assert whole.error["code"] == "request_timeout"
+
+    import openai
+
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    stream = client.chat.completions.create(
+        model="rusty_llm", messages=[{"role": "user", "content": "Story"}], stream=True, max_tokens=8000,
+        extra_body={"ignore_eos": True},
+    )  # fmt: skip
+    with pytest.raises(openai.APIError, match="Time is up"):
+        for _ in stream:
+            pass
+
+
+def test_the_prompt_template_replaces_the_chat_template(launch: Launch) -> None:
+    template = "<|im_start|>user\nContext: {context}\n{query} {query}<|im_end|>\n<|im_start|>assistant\n"
+    server = launch(MODEL_CONTEXT="512", MODEL_PARALLEL="1", MODEL_PROMPT_TEMPLATE=template)
+    server.wait_ready()
+    one = server.chat([{"role": "system", "content": "A long text. " * 20}, {"role": "user", "content": "Hi"}])
+    two = server.chat("Hi")
+    assert one.json["usage"]["prompt_tokens"] == two.json["usage"]["prompt_tokens"] < 25
+    assert one.json["choices"] == two.json["choices"]
+    assert server.chat([{"role": "assistant", "content": "no user here"}]).error["param"] == "messages"
+
+
+def test_an_alias_and_a_queue_timeout(launch: Launch) -> None:
+    server = launch(MODEL_CONTEXT="4096", MODEL_PARALLEL="1", MODEL_ALIAS="my-model", QUEUE_TIMEOUT="0.5")
+    server.wait_ready()
+    assert server.get("/v1/models").json["data"][0]["id"] == "my-model"
+    assert server.chat("hi", model="rusty_llm").status == 404
+    sock = server.open_chat("Story", stream=True, max_tokens=4000, ignore_eos=True)
+    assert sock.recv(4096).startswith(b"HTTP/1.1 200 ")
+    waited = server.chat("hi", stream=True)
+    assert waited.status == 503
+    assert waited.error["code"] == "queue_timeout"
+    assert int(waited.headers["Retry-After"]) >= 1
+    sock.close()

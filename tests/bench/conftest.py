@@ -24,7 +24,7 @@ def common(chat_model_path: Path) -> Common:
 @pytest.fixture(scope="session")
 def server(common: Common) -> Iterator[ServerProcess]:
     """Our server, started once."""
-    with servers.ours(common, {"MODEL_CALIBRATE": "off"}).start() as process:
+    with servers.ours(common).start() as process:
         yield process.wait_ready()
 
 

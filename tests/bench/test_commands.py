@@ -81,7 +81,7 @@ def test_memory_of_a_server(server: ServerProcess) -> None:
 
 
 def test_stop_leaves_no_process(common: Common) -> None:
-    with servers.ours(common, {"MODEL_CALIBRATE": "off"}).start() as process:
+    with servers.ours(common).start() as process:
         process.wait_ready()
         assert process.memory().processes >= 1
     assert process.memory().processes == 0

@@ -1,0 +1,50 @@
+"""One request's life as token ids: queue, prefix cache, batches, sampling, timings.
+
+Knows tokens and `llama_native`; knows nothing of chat messages, JSON or HTTP. Start reading at `engine.engine`.
+"""
+
+from engine.engine import Engine
+from engine.errors import (
+    DeadlineExceeded,
+    EngineError,
+    EngineStopped,
+    GenerationFailed,
+    InvalidRequest,
+    PromptTooLong,
+    QueueFull,
+    QueueTimeout,
+)
+from engine.generation import Generation, Piece, TokenLogprobs
+from engine.plan import Plan, make_plan
+from engine.request import MAX_LOGPROBS, Request, SamplingParams
+from engine.settings import EngineSettings, Layout, Switch
+from engine.stats import Counters, EngineStats
+from engine.timings import PHASES, Timings, clock
+
+__all__ = [
+    "MAX_LOGPROBS",
+    "PHASES",
+    "Counters",
+    "DeadlineExceeded",
+    "Engine",
+    "EngineError",
+    "EngineSettings",
+    "EngineStats",
+    "EngineStopped",
+    "Generation",
+    "GenerationFailed",
+    "InvalidRequest",
+    "Layout",
+    "Piece",
+    "Plan",
+    "PromptTooLong",
+    "QueueFull",
+    "QueueTimeout",
+    "Request",
+    "SamplingParams",
+    "Switch",
+    "TokenLogprobs",
+    "Timings",
+    "clock",
+    "make_plan",
+]

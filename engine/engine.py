@@ -1,0 +1,335 @@
+"""The engine: one thread that owns the llama context and turns submitted requests into tokens.
+
+    submit -> waiting -> admitted to a sequence -> prefill in chunks -> one token a step -> finished
+
+A step is: take in new requests and cancellations, admit, plan, one call into llama.cpp (decode and sample for all
+sequences), hand the tokens out. Other threads reach the engine through `submit`, `Generation.cancel` and `stats` only.
+Knows token ids; knows nothing of text, JSON or HTTP.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+
+import numpy as np
+
+from engine.calibration import apply, calibrate
+from engine.errors import EngineError, EngineStopped, GenerationFailed, InvalidRequest, PromptTooLong, QueueFull
+from engine.generation import LENGTH, STOP, End, Generation, TokenLogprobs
+from engine.kv import KVCache
+from engine.pace import Pace
+from engine.plan import make_context, make_plan
+from engine.request import Request
+from engine.sampling import make_sampler
+from engine.scheduler import Run, Scheduler, Step
+from engine.settings import EngineSettings
+from engine.stats import Counters, EngineStats
+from engine.timings import clock
+from llama_native import Batch, DecodeError, Model, Sampler, top_logprobs
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Runs requests on one model. Create it, `start` it, `submit` from any thread, `close` it.
+
+    Creation resolves the settings, by measurement where they leave something open (see `engine.calibration`), which
+    takes seconds the first time. Raises `InvalidRequest` for settings that cannot be right for the model, and
+    `llama_native.ContextError` if the context cannot be made.
+    """
+
+    def __init__(self, model: Model, settings: EngineSettings | None = None) -> None:
+        settings = settings or EngineSettings()
+        plan = make_plan(model, settings)
+        self.model = model
+        self.calibration = calibrate(model, settings, plan) if settings.calibrate else None
+        if self.calibration is not None:
+            plan = apply(plan, self.calibration.chosen)
+        self.plan = plan
+        self._native = make_context(model, plan)
+        self._kv = KVCache(
+            self._native,
+            plan.context,
+            unified=plan.unified,
+            cuttable=not (model.is_recurrent or model.is_hybrid),
+        )
+        self._pace = Pace(plan.step_seconds, plan.largest_chunk)
+        self._warm_up()
+        self._scheduler = Scheduler(self._kv, self._pace, self._native.n_batch, plan.queue_timeout)
+        self._batch = Batch(self._native.n_batch)
+        self._counters = Counters()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._submitted: deque[tuple[Generation, Sampler | None]] = deque()
+        self._samplers: dict[Generation, Sampler | None] = {}
+        self._cancelled: deque[Generation] = deque()
+        self._closing = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the engine thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop: whatever runs or waits ends with `EngineStopped`, the context is freed. May be called twice."""
+        with self._lock:
+            self._closing = True
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._native.abort()
+            self._thread.join()
+        self._native.close()
+
+    @property
+    def alive(self) -> bool:
+        """The engine thread runs and takes requests."""
+        return self._thread.is_alive() and not self._closing
+
+    @property
+    def context_size(self) -> int:
+        """Most tokens of one request, prompt and answer together."""
+        return self._kv.context
+
+    def submit(self, request: Request) -> Generation:
+        """Queue a request; returns at once.
+
+        Raises `PromptTooLong`, `InvalidRequest`, `QueueFull`, or `EngineStopped`, before any work is done.
+        """
+        if request.prompt.size >= self._kv.context:
+            raise PromptTooLong(int(request.prompt.size), self._kv.context - 1)
+        low, high = int(request.prompt.min()), int(request.prompt.max())
+        if low < 0 or high >= self.model.vocab.n_tokens:
+            token = low if low < 0 else high
+            raise InvalidRequest("prompt", f"token {token} is outside the vocabulary of {self.model.vocab.n_tokens}")
+        sampler = make_sampler(request.sampling, self.model)
+        generation = Generation(request, self.model.vocab, self._cancel)
+        try:
+            with self._lock:
+                if not self.alive:
+                    raise EngineStopped("the engine is not running") from self._failure
+                waiting = len(self._submitted) + len(self._scheduler.waiting)
+                if waiting >= self.plan.max_queue + self._idle_sequences():
+                    self._counters.rejected += 1
+                    raise QueueFull(waiting, self._scheduler.retry_after())
+                self._submitted.append((generation, sampler))
+        except EngineError:
+            if sampler is not None:
+                sampler.close()
+            raise
+        self._wake.set()
+        return generation
+
+    def stats(self) -> EngineStats:
+        """A snapshot for metrics; any thread."""
+        waiting = [generation for generation, _ in list(self._submitted)] + list(self._scheduler.waiting)
+        return EngineStats(
+            running=len(self._scheduler.running),
+            waiting=len(waiting),
+            oldest_wait=max((clock() - generation.submitted for generation in waiting), default=0.0),
+            sequences=len(self._kv.sequences),
+            sequences_cached=sum(1 for s in self._kv.sequences if not s.busy and s.length),
+            kv_cells=self._kv.cells.total,
+            kv_cells_used=self._kv.cells.used,
+            evictions=self._kv.evictions,
+            counters=self._counters,
+        )
+
+    def _idle_sequences(self) -> int:
+        return len(self._kv.sequences) - len(self._scheduler.running)
+
+    def _cancel(self, generation: Generation) -> None:
+        self._cancelled.append(generation)
+        self._wake.set()
+
+    def _warm_up(self) -> None:
+        """Run one step of each kind, so that the first request finds memory and threads in place."""
+        native, batch = self._native, Batch(self._native.n_batch)
+        size = min(32, self.plan.context - 2)
+        batch.extend(np.zeros(size, dtype=np.int32), 0, 0, output_last=True)
+        native.step(batch, (size - 1,), (None,))
+        for rows in {1, native.n_seq_max}:
+            batch.clear()
+            for sequence in range(rows):
+                batch.add(0, native.memory.pos_max(sequence) + 1, sequence, output=True)
+            native.step(batch, range(rows), [None] * rows)
+        native.memory.clear(data=False)
+
+    # The engine thread
+
+    def _main(self) -> None:
+        try:
+            while not self._closing:
+                self._take_in()
+                self._expire()
+                self._admit()
+                if self._scheduler.running:
+                    self._step(self._scheduler.plan())
+                else:
+                    self._wake.wait(self._scheduler.next_expiry())
+                self._wake.clear()
+        except BaseException as error:
+            self._failure = error
+            log.exception("the engine thread died")
+        finally:
+            self._end_all()
+
+    def _take_in(self) -> None:
+        """Move what other threads left into the scheduler's hands."""
+        while self._submitted:
+            generation, sampler = self._submitted.popleft()
+            self._samplers[generation] = sampler
+            self._scheduler.waiting.append(generation)
+        while self._cancelled:
+            if self._drop(self._cancelled.popleft(), None):
+                self._counters.cancelled += 1
+
+    def _expire(self) -> None:
+        for generation, error in list(self._scheduler.expired()):
+            self._drop(generation, error)
+            self._counters.failed += 1
+
+    def _admit(self) -> None:
+        now = clock()
+        for generation, sequence in self._scheduler.admissible():
+            request = generation.request
+            room = self._kv.context - generation.prompt_tokens
+            run = Run(
+                generation, sequence, self._samplers[generation], min(request.max_tokens, room), now, last_token_at=now
+            )
+            self._scheduler.running.append(run)
+            self._counters.cached_tokens += generation.cached_tokens
+            generation.timings.add("queue", now - generation.submitted)
+
+    def _step(self, step: Step) -> None:
+        begin = clock()
+        runs, rows = self._fill(step)
+        samplers = [run.sampler for run in runs]
+        try:
+            result = self._native.step(self._batch, rows, samplers)
+        except DecodeError as error:
+            self._fail(step, error)
+            return
+        done = clock()
+        for run in step.decode:
+            self._kv.computed(run.sequence, np.array((run.token,), dtype=np.int32))
+        for run, count in step.prefill:
+            start = run.sequence.length
+            self._kv.computed(run.sequence, run.generation.request.prompt[start : start + count])
+        share = result.sampling_seconds / len(runs) if runs else 0.0
+        for place, (run, row, token) in enumerate(zip(runs, rows, result.tokens, strict=True)):
+            if token < 0:
+                self._break_off(run, GenerationFailed(f"no token can be sampled: {result.failures[place]}"))
+            else:
+                self._hand_out(run, row, token, done, share)
+        counters = self._counters
+        counters.steps += 1
+        counters.prefill_tokens += step.prefill_tokens
+        counters.generated_tokens += len(runs)
+        counters.decode_seconds += result.decode_seconds
+        counters.sampling_seconds += result.sampling_seconds
+        counters.busy_seconds += clock() - begin
+        self._pace.observe(len(step.decode), step.prefill_tokens, done - begin)
+
+    def _fill(self, step: Step) -> tuple[list[Run], list[int]]:
+        """Write the step into the batch, in order of sequence; returns who gets a token, and from which row.
+
+        llama.cpp computes neighbouring sequences together only if they follow each other in the batch.
+        """
+        batch = self._batch
+        batch.clear()
+        runs: list[Run] = []
+        rows: list[int] = []
+        parts = [(run, 0) for run in step.decode] + step.prefill
+        parts.sort(key=lambda part: part[0].sequence.id)
+        for run, count in parts:
+            start = run.sequence.length
+            if count:
+                last = count == run.remaining
+                tokens = run.generation.request.prompt[start : start + count]
+                batch.extend(tokens, start, run.sequence.id, output_last=last)
+            else:
+                last = True
+                batch.add(run.token, start, run.sequence.id, output=True)
+            if last:
+                runs.append(run)
+                rows.append(batch.n_tokens - 1)
+        return runs, rows
+
+    def _hand_out(self, run: Run, row: int, token: int, now: float, sampling_seconds: float) -> None:
+        """Give a run its new token, and end it where that was the last."""
+        generation, timings = run.generation, run.generation.timings
+        seconds = now - run.last_token_at
+        timings.add("prefill" if run.prefilling else "decode", seconds - sampling_seconds)
+        timings.add("sampling", sampling_seconds)
+        run.last_token_at = now
+        if not generation.request.ignore_eos and token in self.model.vocab.eog_tokens:
+            self._finish(run, STOP)
+            return
+        timings.token_seconds.append(seconds)
+        run.token = token
+        run.made += 1
+        k = generation.request.sampling.logprobs
+        if k is None:
+            generation.put(token)
+        else:
+            logprob, ids, logprobs = top_logprobs(self._native.logits(row), token, k)
+            generation.put(TokenLogprobs(token, logprob, tuple(zip(ids.tolist(), logprobs.tolist(), strict=True))))
+        if run.made >= run.max_tokens:
+            self._finish(run, LENGTH)
+
+    def _finish(self, run: Run, finish_reason: str) -> None:
+        self._kv.release(run.sequence)
+        self._leave(run)
+        self._counters.finished += 1
+        run.generation.put(End(finish_reason))
+
+    def _leave(self, run: Run) -> None:
+        """Take a run off the books; its sequence has been dealt with."""
+        self._scheduler.running.remove(run)
+        self._forget(run.generation)
+
+    def _forget(self, generation: Generation) -> None:
+        sampler = self._samplers.pop(generation, None)
+        if sampler is not None:
+            sampler.close()
+
+    def _drop(self, generation: Generation, error: EngineError | None) -> bool:
+        """End a waiting or running request early; what it computed stays as cache. False if it was over already."""
+        if generation not in self._samplers:
+            return False
+        if generation in self._scheduler.waiting:
+            self._scheduler.waiting.remove(generation)
+            self._forget(generation)
+        else:
+            run = next(run for run in self._scheduler.running if run.generation is generation)
+            self._kv.release(run.sequence)
+            self._leave(run)
+        generation.put(End(error=error))
+        return True
+
+    def _fail(self, step: Step, error: DecodeError) -> None:
+        """llama.cpp refused or broke off a step: end those in it, keep the rest."""
+        if self._closing:
+            return
+        log.error("a step of %d + %d tokens failed: %s", len(step.decode), step.prefill_tokens, error)
+        for run in step.decode + [run for run, _ in step.prefill]:
+            self._break_off(run, GenerationFailed(f"llama.cpp failed: {error}"))
+
+    def _break_off(self, run: Run, error: GenerationFailed) -> None:
+        """End a run whose sequence may hold anything now."""
+        self._kv.discard(run.sequence)
+        self._leave(run)
+        self._counters.failed += 1
+        run.generation.put(End(error=error))
+
+    def _end_all(self) -> None:
+        """The thread ends: nobody may be left waiting for a token that never comes."""
+        with self._lock:
+            self._closing = True
+            self._take_in()
+        for generation in list(self._samplers):
+            generation.put(End(error=EngineStopped("the engine was stopped")))
+            self._forget(generation)

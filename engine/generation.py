@@ -1,0 +1,156 @@
+"""The caller's end of a request: tokens come in from the engine thread, text goes out to whoever iterates.
+
+Turning tokens into text, and looking for stop strings in it, happens here, in the caller's thread, so that the engine
+thread does nothing but decode. Knows tokens and characters; knows nothing of batches or HTTP.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from engine.request import Request
+from engine.stops import StopMatcher
+from engine.timings import clock
+from llama_native import Utf8Decoder, Vocab
+
+STOP: Final = "stop"
+LENGTH: Final = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log probabilities (natural) of one generated token and of the most probable alternatives, best first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What became certain at once: some text, the tokens it came from, and, in the last piece, why it ended.
+
+    `text` can be empty (in the last piece). `logprobs` has one entry a token when they were asked for.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] | None
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The engine's last word on a generation: `finish_reason`, or the error that ended it."""
+
+    finish_reason: str | None = None
+    error: Exception | None = None
+
+
+#: From the engine thread: a token, a token with log probabilities, or the end.
+Item = int | TokenLogprobs | End
+
+
+class Generation:
+    """A submitted request. Iterate it, in one thread, for its text; any thread may cancel it.
+
+    Leaving the iteration early does not stop the engine: call `cancel`, or use the generation as a context manager,
+    which cancels on exit whatever is left.
+    """
+
+    def __init__(self, request: Request, vocab: Vocab, on_cancel: Callable[[Generation], None]) -> None:
+        self.request = request
+        self.timings = request.timings
+        #: Tokens of the prompt, those of them found in the KV cache, and tokens of the answer handed out so far.
+        self.prompt_tokens = int(request.prompt.size)
+        self.cached_tokens = 0
+        self.completion_tokens = 0
+        #: Why the generation ended; None while it runs or when it failed.
+        self.finish_reason: str | None = None
+        self.submitted = clock()
+        self._vocab = vocab
+        self._on_cancel = on_cancel
+        self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._utf8 = Utf8Decoder()
+        self._stops = StopMatcher(request.stop)
+        self._tokens: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._over = False
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.cancel()
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Yield pieces until the one with a finish_reason. Raises what ended the generation, if an error did."""
+        while (piece := self.next()) is not None:
+            yield piece
+            if piece.finish_reason:
+                return
+
+    def next(self, timeout: float | None = None) -> Piece | None:
+        """Wait for the next piece, at most `timeout` seconds (None: for ever); None when none came in time, or when
+        the last one has been handed out. Raises what ended the generation, if an error did.
+        """
+        deadline = None if timeout is None else clock() + timeout
+        while not self._over:
+            try:
+                item = self._items.get(timeout=None if deadline is None else max(0.0, deadline - clock()))
+            except queue.Empty:
+                return None
+            if self._over:  # cancelled by another thread meanwhile
+                return None
+            begin = clock()
+            piece = self._take(item)
+            self.timings.add("detokenize", clock() - begin)
+            if piece is not None:
+                return piece
+        return None
+
+    def cancel(self) -> None:
+        """Stop computing for this request. Harmless when it is over; nothing more is yielded after it."""
+        if not self._over:
+            self._over = True
+            self._on_cancel(self)
+
+    @property
+    def over(self) -> bool:
+        """True once the last piece was handed out, an error was raised, or the generation was cancelled."""
+        return self._over
+
+    def put(self, item: Item) -> None:
+        """Hand over the next token or the end (the engine thread's side)."""
+        self._items.put(item)
+
+    def _take(self, item: Item) -> Piece | None:
+        if isinstance(item, End):
+            self._over = True
+            if item.error is not None:
+                raise item.error
+            text = self._stops.feed(self._utf8.flush())
+            return self._piece(text + self._stops.flush(), STOP if self._stops.matched else item.finish_reason)
+        if isinstance(item, int):
+            token = item
+        else:
+            token = item.token
+            self._logprobs.append(item)
+        self._tokens.append(token)
+        self.completion_tokens += 1
+        text = self._stops.feed(self._utf8.feed(self._vocab.token_bytes(token)))
+        if self._stops.matched:
+            self.cancel()
+            return self._piece(text, STOP)
+        return self._piece(text, None) if text else None
+
+    def _piece(self, text: str, finish_reason: str | None) -> Piece:
+        logprobs = tuple(self._logprobs) if self.request.sampling.logprobs is not None else None
+        piece = Piece(text, tuple(self._tokens), logprobs, finish_reason)
+        self._tokens.clear()
+        self._logprobs.clear()
+        self.finish_reason = finish_reason
+        return piece

@@ -1,0 +1,235 @@
+"""The KV cache as the engine sees it: sequences, the tokens each of them holds, and prefixes shared among them.
+
+The only module of the engine that changes llama.cpp's memory, so that the engine's picture of it is always true. A
+sequence that no request runs in keeps its tokens: it is the prefix cache. A new prompt looks for the longest common
+prefix in *every* sequence, idle or running, and either goes on in place, or copies the prefix into a sequence of its
+own, or waits while another request is computing that very prefix.
+
+Two layouts exist in llama.cpp. In `unified` all sequences share one table of cells: a copy only marks cells, memory is
+shared, but every token attends over (masked) cells of all sequences. In `streams` each sequence has cells of its own:
+a copy moves the stream's whole buffer, idle sequences cost nothing at decode. docs/ARCHITECTURE.md has the figures.
+
+Knows nothing of requests; the scheduler decides who runs when.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.cells import Cells
+from llama_native import Context
+
+Tokens = npt.NDArray[np.int32]
+
+#: A prefix shorter than this is computed rather than copied from another sequence or waited for.
+WORTH_COPYING: Final = 32
+
+#: A sequence may lose this many cached tokens (the end of an old conversation) to spare a copy of its prefix.
+CHEAP_LOSS: Final = 256
+
+
+class Sequence:
+    """One sequence of the KV cache. `tokens[:length]` are computed, up to `expected` more are being computed now."""
+
+    __slots__ = ("busy", "expected", "id", "last_used", "length", "tokens")
+
+    def __init__(self, sequence_id: int, context: int) -> None:
+        self.id = sequence_id
+        #: Token ids by position, int32, shape (context,).
+        self.tokens: Tokens = np.zeros(context, dtype=np.int32)
+        #: How many of them are in the cache.
+        self.length = 0
+        #: Known tokens: `length`, or the whole prompt while it is being prefilled.
+        self.expected = 0
+        #: A request runs here.
+        self.busy = False
+        #: Order of last use; the smallest is evicted first.
+        self.last_used = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a prompt would run: in `target`, reusing the first `reuse` tokens of `source` (which may be `target`).
+
+    `awaited` is the longer prefix that a running sequence will hold once its prefill has got there, else 0.
+    """
+
+    target: Sequence
+    source: Sequence
+    reuse: int
+    awaited: int = 0
+
+
+class KVCache:
+    """All sequences of one context.
+
+    `context` is the most tokens a single sequence may hold; `cuttable` says whether the model's memory can be cut at
+    any position (not so for recurrent and hybrid models: there a prefix is reused whole or not at all).
+    """
+
+    def __init__(self, native: Context, context: int, *, unified: bool, cuttable: bool) -> None:
+        self._memory = native.memory
+        self._cuttable = cuttable
+        self.unified = unified
+        self.context = context
+        self.sequences = [Sequence(i, context) for i in range(native.n_seq_max)]
+        total = native.n_ctx if unified else native.n_seq_max * context
+        self.cells = Cells(total, native.n_seq_max, context)
+        self.evictions = 0
+        self._window = native.model.n_swa
+        self._use = itertools.count(1)
+
+    def place(self, prompt: Tokens) -> Placement | None:
+        """Choose a sequence for `prompt`; None when every sequence is busy.
+
+        In place where an idle sequence holds as much of the prompt as any other, unless that would destroy the long
+        rest of another conversation; else a copy of the longest prefix, into the idle sequence used longest ago.
+        """
+        idle = [s for s in self.sequences if not s.busy]
+        if not idle:
+            return None
+        limit = prompt.size - 1  # the last token must be computed: its logits choose the first token of the answer
+        usable: dict[int, int] = {}
+        pending = 0
+        for sequence in self.sequences:
+            common = min(_common_prefix(sequence.tokens[: sequence.expected], prompt), limit)
+            usable[sequence.id] = self._usable(sequence, min(common, sequence.length))
+            if self._cuttable and common > sequence.length:
+                pending = max(pending, common)
+        victim = min(idle, key=lambda s: s.last_used if s.length else 0)
+        here = max(idle, key=lambda s: (usable[s.id], -s.last_used))
+        best = max(self.sequences, key=lambda s: usable[s.id])
+        here_reuse, reuse = usable[here.id], usable[best.id]
+        awaited = pending if pending >= reuse + WORTH_COPYING else 0
+        if reuse >= here_reuse + WORTH_COPYING:
+            return Placement(victim, best, reuse, awaited)
+        if here_reuse < WORTH_COPYING:
+            return Placement(victim, victim, usable[victim.id], awaited)
+        if here is victim or here.length - here_reuse <= CHEAP_LOSS:
+            return Placement(here, here, here_reuse, awaited)
+        return Placement(victim, here, here_reuse, awaited)
+
+    def occupy(self, placement: Placement, prompt: Tokens) -> int:
+        """Carry out a placement: the target holds the reused prefix and is busy with `prompt` from now on.
+
+        Returns how many tokens are in the cache already. That can be fewer than planned where the model's memory
+        turns out not to allow the cut.
+        """
+        target, source, reuse = placement.target, placement.source, placement.reuse
+        if target is source:
+            self._cut(target, reuse)
+        else:
+            self._clear(target)
+            if reuse:
+                self._copy(source, target, reuse)
+        target.tokens[target.length : prompt.size] = prompt[target.length :]
+        target.expected = prompt.size
+        target.busy = True
+        target.last_used = next(self._use)
+        return target.length
+
+    def computed(self, sequence: Sequence, tokens: Tokens) -> None:
+        """Note that `tokens` were computed after what `sequence` held."""
+        end = sequence.length + tokens.size
+        sequence.tokens[sequence.length : end] = tokens
+        self.cells.extend(sequence.id, tokens.size)
+        sequence.length = end
+        sequence.expected = max(sequence.expected, end)
+
+    def release(self, sequence: Sequence) -> None:
+        """The request is done; what was computed stays as cache."""
+        sequence.busy = False
+        sequence.expected = sequence.length
+        sequence.last_used = next(self._use)
+
+    def discard(self, sequence: Sequence) -> None:
+        """The request failed and what its sequence holds is uncertain: drop it."""
+        self._clear(sequence)
+        sequence.busy = False
+        sequence.expected = 0
+
+    def make_room(self, placement: Placement, tokens: int) -> bool:
+        """Evict idle sequences, least recently used first, until there are cells for `tokens` tokens in all.
+
+        Of them the placement's reused prefix has its cells already, and the target's own cells beyond it will come
+        free. Returns whether there is room. Only the unified layout can run out of cells.
+        """
+        if not self.unified:
+            return True
+        target, source, reuse = placement.target, placement.source, placement.reuse
+        wanted = tokens - reuse
+        if target is source:
+            wanted -= self.cells.exclusive(target.id, reuse)
+        idle = (s for s in self.sequences if not s.busy and s.length and s is not source)
+        for sequence in sorted(idle, key=_last_used):
+            if self.cells.free >= wanted:
+                break
+            self._clear(sequence)
+            self.evictions += 1
+        return self.cells.free >= wanted
+
+    def clear(self) -> None:
+        """Forget everything. No sequence may be busy."""
+        for sequence in self.sequences:
+            assert not sequence.busy
+            self._clear(sequence)
+        self._memory.clear()
+
+    def _usable(self, sequence: Sequence, length: int) -> int:
+        """How much of a common prefix of `length` tokens in `sequence` can be kept, given the model's memory."""
+        if length == 0 or length == sequence.length:
+            return length
+        if not self._cuttable:
+            return 0
+        if self._window:
+            first = self._memory.pos_min(sequence.id)
+            if first > max(0, length - self._window):
+                return 0  # the window before the cut has been overwritten
+        return length
+
+    def _cut(self, sequence: Sequence, length: int) -> None:
+        if length == sequence.length:
+            return
+        if length == 0 or not self._memory.remove(sequence.id, length, -1):
+            self._clear(sequence)
+            return
+        self.cells.cut(sequence.id, length)
+        sequence.length = sequence.expected = length
+
+    def _copy(self, source: Sequence, target: Sequence, length: int) -> None:
+        if self.unified:
+            self._memory.copy(source.id, target.id, 0, length)
+            self.cells.share(source.id, target.id, length)
+        else:
+            self._memory.copy(source.id, target.id)
+            self.cells.extend(target.id, length)
+            if length < source.length and not self._memory.remove(target.id, length, -1):
+                self._clear(target)
+                return
+        target.tokens[:length] = source.tokens[:length]
+        target.length = target.expected = length
+        source.last_used = next(self._use)
+
+    def _clear(self, sequence: Sequence) -> None:
+        self._memory.remove(sequence.id, -1, -1)
+        self.cells.cut(sequence.id, 0)
+        sequence.length = sequence.expected = 0
+
+
+def _last_used(sequence: Sequence) -> int:
+    return sequence.last_used
+
+
+def _common_prefix(a: Tokens, b: Tokens) -> int:
+    """Length of the longest common prefix."""
+    size = min(a.size, b.size)
+    if size == 0 or a[0] != b[0]:
+        return 0
+    differ = a[:size] != b[:size]
+    first = int(differ.argmax())
+    return first if differ[first] else size

@@ -1,0 +1,57 @@
+"""Sizes prefill chunks so that a step takes about as long as asked.
+
+Learns from every step what a decode step of so many sequences takes, and what a prefill token adds to it. Knows
+seconds and counts, nothing of requests.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Weight of the newest measurement in the running means.
+NEWEST: Final = 0.2
+
+#: A prefill chunk is never smaller, so that a prompt always gets on; below it the matrix products lose their speed.
+SMALLEST_CHUNK: Final = 16
+
+
+class Pace:
+    """A running model of step time: `decode(rows) + tokens * prefill_token` seconds."""
+
+    def __init__(self, target: float, largest_chunk: int, prefill_token: float = 0.0) -> None:
+        """`target` is the step time to aim for in seconds; `prefill_token` a first guess from calibration, or 0."""
+        self.target = target
+        self.largest_chunk = largest_chunk
+        self._prefill_token = prefill_token
+        self._decode: dict[int, float] = {}
+
+    def decode_seconds(self, rows: int) -> float:
+        """Expected time of a step that decodes `rows` sequences and prefills nothing."""
+        if rows == 0 or not self._decode:
+            return 0.0
+        if rows in self._decode:
+            return self._decode[rows]
+        nearest = min(self._decode, key=lambda known: abs(known - rows))
+        return self._decode[nearest] * max(1.0, rows / nearest)
+
+    def chunk(self, rows: int) -> int:
+        """How many prefill tokens fit into a step beside `rows` decoding sequences.
+
+        With nothing to decode no stream waits, so that the chunk may be as large as a batch takes.
+        """
+        if rows == 0:
+            return self.largest_chunk
+        if not self._prefill_token:
+            return 2 * SMALLEST_CHUNK
+        spare = self.target - self.decode_seconds(rows)
+        return max(SMALLEST_CHUNK, min(self.largest_chunk, int(spare / self._prefill_token)))
+
+    def observe(self, rows: int, prefill_tokens: int, seconds: float) -> None:
+        """Learn from a step that took `seconds`."""
+        if prefill_tokens == 0:
+            known = self._decode.get(rows)
+            self._decode[rows] = seconds if known is None else known + NEWEST * (seconds - known)
+        elif prefill_tokens >= SMALLEST_CHUNK:
+            per_token = max(0.0, seconds - self.decode_seconds(rows)) / prefill_tokens
+            known_token = self._prefill_token
+            self._prefill_token = known_token + NEWEST * (per_token - known_token) if known_token else per_token

@@ -1,0 +1,144 @@
+"""Settings resolved for one model on one host: what the engine will actually run with.
+
+Knows how much memory a KV cache takes and which processors this process may use. What depends on speed rather than
+memory comes from `engine.calibration`, or from the documented defaults here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Final
+
+from engine.errors import InvalidRequest
+from engine.settings import EngineSettings, Layout, Switch
+from llama_native import Context, ContextParams, FlashAttention, GgmlType, Model, kv_cache_bytes
+
+#: Target step time while streams run and a prompt is prefilled, in seconds; see docs/BENCHMARKS.md for its price.
+STEP_SECONDS: Final = 0.150
+
+#: Longest request by default; the model's own limit may be lower.
+CONTEXT: Final = 4096
+
+#: Sequences by default, without and with a GPU: from measurements of throughput against batch size.
+PARALLEL_CPU: Final = 8
+PARALLEL_GPU: Final = 16
+
+#: Share of the free memory that a default KV cache may take.
+KV_SHARE: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every setting with its final value."""
+
+    parallel: int
+    context: int
+    kv_cells: int
+    """Cells in all, for all sequences."""
+    unified: bool
+    flash_attention: bool
+    kv_type: GgmlType
+    threads: int
+    """Threads of a step that only decodes."""
+    threads_batch: int
+    """Threads of a step with prefill, or with more than one sequence."""
+    step_seconds: float
+    largest_chunk: int
+    """Most prompt tokens in a step when no stream runs."""
+    max_queue: int
+    queue_timeout: float
+
+
+def make_plan(model: Model, settings: EngineSettings) -> Plan:
+    """Resolve `settings` without measuring anything.
+
+    Raises `InvalidRequest` if a setting cannot be right for the model.
+    """
+    kv_type = _kv_type(settings.kv_type)
+    context = settings.context or min(model.n_ctx_train, CONTEXT)
+    parallel = settings.parallel or (PARALLEL_GPU if model.params.n_gpu_layers else PARALLEL_CPU)
+    budget = _free_memory() * KV_SHARE
+
+    def too_large() -> bool:
+        params = ContextParams(n_ctx=parallel * context, n_seq_max=parallel, type_k=kv_type, type_v=kv_type)
+        return kv_cache_bytes(model, params) > budget
+
+    while not settings.parallel and parallel > 1 and too_large():
+        parallel //= 2
+    while not settings.context and context > 512 and too_large():
+        context //= 2
+    unified = settings.kv_layout is Layout.UNIFIED
+    if settings.kv_cells:
+        if not unified:
+            raise InvalidRequest("kv_cells", "kv_cells needs the unified KV layout: streams have cells of their own")
+        if settings.kv_cells < context:
+            raise InvalidRequest("kv_cells", f"kv_cells must hold one request of {context} tokens")
+    flash_attention = settings.flash_attention is Switch.ON or (
+        settings.flash_attention is Switch.AUTO and model.params.n_gpu_layers != 0
+    )
+    if kv_type is not GgmlType.F16 and kv_type.name not in ("F32", "BF16"):
+        flash_attention = True  # llama.cpp has quantized values with flash attention only
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    return Plan(
+        parallel=parallel,
+        context=context,
+        kv_cells=settings.kv_cells or parallel * context,
+        unified=unified,
+        flash_attention=flash_attention,
+        kv_type=kv_type,
+        threads=threads,
+        threads_batch=threads,
+        step_seconds=settings.step_ms / 1000 or STEP_SECONDS,
+        largest_chunk=512,
+        max_queue=settings.max_queue,
+        queue_timeout=settings.queue_timeout,
+    )
+
+
+def make_context(model: Model, plan: Plan) -> Context:
+    """The llama context for a plan. Raises `llama_native.ContextError`."""
+    return Context(
+        model,
+        ContextParams(
+            n_ctx=plan.kv_cells if plan.unified else plan.parallel * plan.context,
+            n_batch=plan.largest_chunk + plan.parallel,
+            n_ubatch=plan.largest_chunk,
+            n_seq_max=plan.parallel,
+            n_threads=plan.threads,
+            n_threads_batch=plan.threads_batch,
+            kv_unified=plan.unified,
+            flash_attention=FlashAttention.ON if plan.flash_attention else FlashAttention.OFF,
+            type_k=plan.kv_type,
+            type_v=plan.kv_type,
+            n_outputs_max=plan.parallel,
+            swa_full=True,
+        ),
+    )
+
+
+def _kv_type(name: str) -> GgmlType:
+    try:
+        return GgmlType[name.upper()]
+    except KeyError:
+        raise InvalidRequest("kv_type", f"kv_type must be f16, bf16, f32, q8_0 or q4_0, not {name!r}") from None
+
+
+def _free_memory() -> int:
+    """Bytes that this host could give now, or the control group's limit where that is lower."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        with (
+            open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit,
+            open("/sys/fs/cgroup/memory.current", encoding="ascii") as used,
+        ):
+            free = min(free, int(limit.read()) - int(used.read()))
+    except (OSError, ValueError):
+        pass
+    return max(free, 0)

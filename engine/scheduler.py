@@ -1,0 +1,177 @@
+"""Decides what the next step computes: who is admitted, who decodes, whose prompt gets how many tokens of prefill.
+
+Every running stream gets its token in every step; prompts share what is left of the step's time. Admission is first
+come, first served, with one exception: a request whose prefix another one is computing right now waits for it and
+lets others pass, as they take nothing from it.
+
+Knows requests, sequences and counts; runs in the engine thread only; never touches llama.cpp except through `KVCache`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from engine.errors import DeadlineExceeded, EngineError, QueueTimeout
+from engine.generation import Generation
+from engine.kv import KVCache, Placement, Sequence
+from engine.pace import Pace
+from engine.request import Request
+from engine.timings import clock
+from llama_native import Sampler
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A request while it occupies a sequence."""
+
+    generation: Generation
+    sequence: Sequence
+    sampler: Sampler | None
+    """None takes the most probable token, without a sampler chain."""
+    max_tokens: int
+    """Answer tokens that may be made, after the context's limit."""
+    admitted: float
+    """`clock()` at admission."""
+    token: int = -1
+    """The newest token: chosen, but not yet in the KV cache; -1 while the prompt is being prefilled."""
+    made: int = 0
+    """Answer tokens chosen so far."""
+    last_token_at: float = 0.0
+
+    @property
+    def prefilling(self) -> bool:
+        """The prompt is not wholly in the cache yet."""
+        return self.token < 0
+
+    @property
+    def needed(self) -> int:
+        """KV cells it may still take: the rest of its prompt and every token that it may make."""
+        return self.generation.prompt_tokens + self.max_tokens - self.sequence.length
+
+    @property
+    def remaining(self) -> int:
+        """Prompt tokens still to be computed."""
+        return self.generation.prompt_tokens - self.sequence.length
+
+
+@dataclass(slots=True)
+class Step:
+    """What one call of `llama_decode` computes."""
+
+    decode: list[Run] = field(default_factory=list)
+    prefill: list[tuple[Run, int]] = field(default_factory=list)
+    """(run, how many of its prompt tokens)"""
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens in this step."""
+        return sum(count for _, count in self.prefill)
+
+
+class Scheduler:
+    """The waiting and the running requests of one engine."""
+
+    def __init__(self, kv: KVCache, pace: Pace, max_batch: int, queue_timeout: float) -> None:
+        """`max_batch` bounds the tokens of one step; `queue_timeout` is in seconds."""
+        self.waiting: deque[Generation] = deque()
+        self.running: list[Run] = []
+        self._kv = kv
+        self._pace = pace
+        self._max_batch = max_batch
+        self._queue_timeout = queue_timeout
+
+    def admissible(self) -> Iterator[tuple[Generation, Sequence]]:
+        """Move waiting requests into free sequences, as many as can start now; yield each with its sequence.
+
+        The caller makes a `Run` of every pair and adds it to `running`.
+        """
+        for generation in list(self.waiting):
+            request = generation.request
+            placement = self._kv.place(request.prompt)
+            if placement is None:
+                return
+            if not request.cache_prompt:
+                placement = Placement(placement.target, placement.target, 0)
+            if placement.awaited:
+                continue
+            placement = self._with_room(placement, request)
+            if placement is None:
+                return  # those behind would only take the room that this one waits for
+            self.waiting.remove(generation)
+            generation.cached_tokens = self._kv.occupy(placement, request.prompt)
+            yield generation, placement.target
+
+    def plan(self) -> Step:
+        """Fill the next step: every stream's token, then prompts in order of admission within the step's time."""
+        step = Step()
+        step.decode = sorted((run for run in self.running if not run.prefilling), key=_sequence_id)
+        prefilling = [run for run in self.running if run.prefilling]
+        if prefilling:
+            budget = min(self._pace.chunk(len(step.decode)), self._max_batch - len(step.decode))
+            for run in prefilling:
+                count = min(run.remaining, budget)
+                if count <= 0:
+                    break
+                step.prefill.append((run, count))
+                budget -= count
+            step.prefill.sort(key=lambda item: item[0].sequence.id)
+        return step
+
+    def expired(self) -> Iterator[tuple[Generation, EngineError]]:
+        """Every request past its queue time or its own deadline, with the error to give it."""
+        now = clock()
+        for generation in self.waiting:
+            waited = now - generation.submitted
+            if waited > self._queue_timeout:
+                yield generation, QueueTimeout(waited, self.retry_after())
+            elif _overdue(generation, now):
+                yield generation, DeadlineExceeded(generation.request.timeout or 0.0)
+        for run in self.running:
+            if _overdue(run.generation, now):
+                yield run.generation, DeadlineExceeded(run.generation.request.timeout or 0.0)
+
+    def next_expiry(self) -> float | None:
+        """Seconds until the first waiting request runs out of time; None when none waits."""
+        if not self.waiting:
+            return None
+        now = clock()
+        return max(
+            0.0, min(g.submitted + min(self._queue_timeout, g.request.timeout or 1e9) - now for g in self.waiting)
+        )
+
+    def retry_after(self) -> float:
+        """Estimated seconds until a newcomer would find room: the remaining answers, spread over the sequences."""
+        left = sum(run.max_tokens - run.made for run in self.running)
+        left += sum(generation.request.max_tokens for generation in self.waiting)
+        rows = max(1, len(self.running))
+        return max(1.0, left / rows * self._pace.decode_seconds(rows))
+
+    def _with_room(self, placement: Placement, request: Request) -> Placement | None:
+        """Make sure that the request can run to its end without taking a cell from a running one.
+
+        Evicts idle sequences for it. None if it has to wait.
+        """
+        total = min(request.prompt.size + request.max_tokens, self._kv.context)
+        if self._kv.make_room(placement, total + self._reserved()):
+            return placement
+        if placement.source is not placement.target and not placement.source.busy:
+            # the prefix cannot be kept twice: go on in place, at the price of the rest of that conversation
+            in_place = Placement(placement.source, placement.source, placement.reuse)
+            if self._kv.make_room(in_place, total + self._reserved()):
+                return in_place
+        return None
+
+    def _reserved(self) -> int:
+        """Cells that the running requests may still take."""
+        return sum(run.needed for run in self.running)
+
+
+def _sequence_id(run: Run) -> int:
+    return run.sequence.id
+
+
+def _overdue(generation: Generation, now: float) -> bool:
+    timeout = generation.request.timeout
+    return timeout is not None and now - generation.submitted > timeout

@@ -1,0 +1,49 @@
+"""Chunk sizes follow the step-time target."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.pace import SMALLEST_CHUNK, Pace
+
+DECODE, PREFILL = 0.040, 0.003
+
+
+def learned(target: float) -> Pace:
+    """A pace that has watched steps of a host with constant rates."""
+    pace = Pace(target, largest_chunk=512)
+    for _ in range(60):
+        pace.observe(8, 0, DECODE)
+        pace.observe(8, 32, DECODE + 32 * PREFILL)
+    return pace
+
+
+@pytest.mark.parametrize("target", [0.060, 0.100, 0.200, 0.500])
+def test_a_step_of_the_chosen_chunk_takes_the_target_time(target: float) -> None:
+    chunk = learned(target).chunk(8)
+    seconds = DECODE + chunk * PREFILL
+    assert seconds <= max(target, DECODE + SMALLEST_CHUNK * PREFILL) + 1e-9
+    assert seconds >= target - 2 * PREFILL or chunk == SMALLEST_CHUNK
+
+
+def test_a_prompt_always_gets_on() -> None:
+    assert learned(0.010).chunk(8) == SMALLEST_CHUNK
+
+
+def test_nobody_waits_nothing_is_chunked() -> None:
+    assert learned(0.100).chunk(0) == 512
+
+
+def test_an_unknown_batch_is_judged_by_the_nearest_known_one() -> None:
+    pace = learned(0.100)
+    assert pace.decode_seconds(8) == pytest.approx(DECODE)
+    assert pace.decode_seconds(16) == pytest.approx(2 * DECODE)
+    assert pace.decode_seconds(4) == pytest.approx(DECODE)
+
+
+def test_it_follows_a_host_that_becomes_slower() -> None:
+    pace = learned(0.200)
+    before = pace.chunk(8)
+    for _ in range(60):
+        pace.observe(8, 32, DECODE + 32 * 3 * PREFILL)
+    assert pace.chunk(8) < before / 2

@@ -55,14 +55,14 @@ class ModelParams:
         params.check_tensors = self.check_tensors
         params.use_extra_bufts = self.use_extra_bufts
         if self.devices is not None:
-            params.devices = device_list(self.devices)
-            keep.append(params.devices)
+            keep.append(device_list(self.devices))
+            params.devices = keep[-1]
         if self.tensor_split:
-            params.tensor_split = self._split_array()
-            keep.append(params.tensor_split)
+            keep.append(self._split_array())
+            params.tensor_split = keep[-1]
         if self.kv_overrides:
-            params.kv_overrides = self._override_array()
-            keep.append(params.kv_overrides)
+            keep.append(self._override_array())
+            params.kv_overrides = keep[-1]
         return params, keep
 
     def _split_array(self) -> Any:

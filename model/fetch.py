@@ -171,8 +171,11 @@ def _watch(folder: Path, filename: str, bar: tqdm[NoReturn]) -> Iterator[None]:
 
     def follow() -> None:
         while not done.wait(0.2):
-            sizes = [path.stat().st_size for path in folder.rglob(filename) if path.is_file()]
-            bar.update(max(sizes, default=0) - bar.n)
+            try:
+                size = max((path.stat().st_size for path in folder.rglob(filename)), default=0)
+            except OSError:  # pip removed the file or its folder in between
+                continue
+            bar.update(size - bar.n)
 
     watcher = threading.Thread(target=follow, name="download-progress", daemon=True)
     watcher.start()

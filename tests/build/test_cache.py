@@ -1,0 +1,130 @@
+"""build_llama.sh compiles each combination once, completely, and leaves nothing half-made that looks finished."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from .conftest import RunBuild
+from .tree import compilations, write_tree
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "source" / "tree")
+
+
+def test_builds_libraries_and_headers(run_build: RunBuild, tree: Path) -> None:
+    announced = run_build("--print-prefix", source=tree).stdout.strip()
+    assert not Path(announced).exists()
+
+    result = run_build(source=tree)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{announced}\n"
+    prefix = Path(announced)
+    assert {path.name for path in (prefix / "include").iterdir()} == {"llama.h", "ggml.h"}
+    # libllama finds libggml beside it.
+    assert ctypes.CDLL(str(prefix / "lib" / "libllama.so")).llama_answer() == 42
+
+
+def test_second_call_compiles_nothing(run_build: RunBuild, tree: Path) -> None:
+    first = run_build(source=tree)
+    second = run_build(source=tree)
+    assert second.returncode == 0
+    assert second.stdout == first.stdout
+    assert second.stderr == ""
+    assert compilations(tree) == 1
+
+
+def test_tools_reuse_the_libraries(run_build: RunBuild, tree: Path) -> None:
+    plain = run_build(source=tree)
+    library = Path(plain.stdout.strip(), "lib", "libllama.so")
+    before = library.stat()
+    result = run_build("--tools", source=tree)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == plain.stdout
+    assert library.stat() == before
+    assert compilations(tree) == 1
+    for tool in ("llama-bench", "llama-batched-bench", "llama-server", "llama-quantize"):
+        assert subprocess.run([Path(plain.stdout.strip(), "bin", tool)], check=False).returncode == 0
+
+
+def test_options_and_source_select_the_build(run_build: RunBuild, tree: Path) -> None:
+    prefixes = {
+        run_build("--print-prefix", *options, source=tree).stdout for options in ([], ["--no-openmp"], ["--rpc"])
+    }
+    (tree / "src" / "llama.c").write_text("int llama_answer(void) { return 7; }\n")
+    prefixes.add(run_build("--print-prefix", source=tree).stdout)
+    assert len(prefixes) == 4
+    assert run_build("--print-prefix", "--openmp", "--tools", "--jobs", "1", source=tree).stdout in prefixes
+
+
+def test_changed_source_is_built_anew(run_build: RunBuild, tree: Path) -> None:
+    first = Path(run_build(source=tree).stdout.strip())
+    (tree / "src" / "llama.c").write_text("int llama_answer(void) { return 7; }\n")
+    second = Path(run_build(source=tree).stdout.strip())
+    assert ctypes.CDLL(str(second / "lib" / "libllama.so")).llama_answer() == 7
+    assert ctypes.CDLL(str(first / "lib" / "libllama.so")).llama_answer() == 42
+
+
+def test_failed_compilation(run_build: RunBuild, tree: Path) -> None:
+    (tree / "src" / "llama.c").write_text("#error broken on purpose\n")
+    result = run_build(source=tree)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert "broken on purpose" in result.stderr
+    assert "compiling llama.cpp failed" in result.stderr
+    assert not Path(run_build("--print-prefix", source=tree).stdout.strip()).exists()
+
+
+def test_interrupted_build(run_build: RunBuild, root: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """A build killed in the middle leaves no prefix; the next call finishes the work."""
+    gate = tmp_path / "gate"
+    tree = write_tree(tmp_path / "source" / "tree", step=f"while [ ! -e {gate} ]; do sleep 0.05; done")
+    prefix = Path(run_build("--print-prefix", source=tree).stdout.strip())
+    process = subprocess.Popen(
+        ["bash", str(root / "build_llama.sh")],
+        env={**environment, "LLAMA_CPP_SOURCE": str(tree)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while compilations(tree) == 0:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not prefix.exists()
+
+    gate.touch()
+    result = run_build(source=tree)
+    assert result.returncode == 0, result.stderr
+    assert ctypes.CDLL(str(prefix / "lib" / "libllama.so")).llama_answer() == 42
+
+
+def test_concurrent_calls_build_once(run_build: RunBuild, tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "source" / "tree", step="sleep 1")
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda _: run_build(source=tree), range(3)))
+    assert [result.returncode for result in results] == [0, 0, 0], results
+    assert len({result.stdout for result in results}) == 1
+    assert compilations(tree) == 1
+
+
+def test_clean_removes_only_this_build(run_build: RunBuild, tree: Path) -> None:
+    prefix = Path(run_build(source=tree).stdout.strip())
+    other = Path(run_build("--no-openmp", source=tree).stdout.strip())
+    assert run_build("--clean", source=tree).returncode == 0
+    assert not prefix.exists()
+    assert other.exists()
+    assert Path(run_build(source=tree).stdout.strip()) == prefix
+    assert prefix.exists()

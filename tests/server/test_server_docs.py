@@ -1,0 +1,78 @@
+"""The tables in docs/ say what the code says."""
+
+import re
+
+import pytest
+from process import ROOT
+from prometheus_client.metrics_core import Metric
+
+from engine import PHASES
+from server import config
+from server.metrics import Metrics
+from server.routes import ROUTES
+from server.schema.chat import ChatRequest
+
+
+def rows(name: str, heading: str) -> list[list[str]]:
+    """The cells of the table in docs/`name` whose header begins with `heading`."""
+    lines = (ROOT / "docs" / name).read_text().split("\n")
+    start = next(index for index, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    table = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip() for cell in line.strip("|").split("|")])
+    return table
+
+
+def test_configuration() -> None:
+    expected = [
+        [f"`{name}`", v.kind.name, f"`{v.default}`" if v.default else "unset", v.kind.allowed, v.meaning]
+        for name, v in config.variables().items()
+    ]
+    assert rows("CONFIGURATION.md", "variable") == expected
+
+
+def families() -> list[Metric]:
+    metrics = Metrics("x")
+    for phase in PHASES:
+        metrics._phases.labels("x", phase)
+    metrics._requests.labels("x", "r", "s", "f")
+    return list(metrics.registry.collect())
+
+
+def test_metrics() -> None:
+    documented = {
+        name.strip("`"): (kind, set(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels, _ in rows("METRICS.md", "metric")
+    }
+    actual = {}
+    for family in families():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le", "instance_label"}
+        actual[name] = (family.type, labels)
+        assert all("instance_label" in sample.labels for sample in family.samples)
+    assert documented == actual
+
+
+def test_phases() -> None:
+    documented = [phase.strip("`") for phase, _ in rows("METRICS.md", "`phase`")]
+    assert documented == [phase for phase in PHASES if phase not in ("embed", "search")]
+
+
+def test_routes() -> None:
+    documented = [(method.strip("`"), path.strip("`")) for method, path, _ in rows("API.md", "method")]
+    assert documented == [(route.method, route.path) for route in ROUTES]
+
+
+def test_parameters() -> None:
+    documented = {name for field, _, _ in rows("API.md", "field") for name in re.findall(r"`(\w+)`", field)}
+    assert documented == set(ChatRequest.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    "code", re.findall(r'code="(\w+)"', "".join(p.read_text() for p in (ROOT / "server").rglob("*.py")))
+)
+def test_error_codes(code: str) -> None:
+    documented = {name for _, codes, _ in rows("API.md", "status") for name in re.findall(r"`(\w+)`", codes)}
+    assert code in documented

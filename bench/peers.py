@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench import bars, servers, workloads
-from bench.bars import CEILING_BAR, OURS, Scenario
+from bench.bars import CEILING_BAR, OURS, Scenario, Verdict
 from bench.ceiling import Ceiling, ceiling
 from bench.client import Endpoint, Run
 from bench.http import HEADER, body, load, notes, requests_for, row
@@ -109,13 +109,32 @@ def show(outcome: Outcome, peers: list[Peer], scenarios: list[Scenario], markdow
         bounds = [_ceiling_row(outcome, scenario) for scenario in scenarios if scenario in outcome.ceilings]
         header = ("ceiling of ours", "prefill tok/s", "decode tok/s", "ceiling tok/s", "ours / ceiling", "bar", "")
         print(table(header, bounds, markdown), end="\n\n")
-    verdicts = [
-        [str(it.bar.scenario), bars.UNITS[it.bar.figure], it.bar.peer, it.ratio, it.bar.text(), it.text]
-        for it in bars.judge(outcome.summaries)
-    ]
-    print(table(("bar: ours / theirs", "figure", "against", "ratio", "bar", ""), verdicts, markdown))
+    if verdicts := bars.judge(outcome.summaries):
+        print(_verdict_table(verdicts, markdown))
+    elif len(peers) > 1:
+        print(_ratio_table(outcome, peers, scenarios, markdown))
     for line in (*outcome.remarks, *notes([summary for each in outcome.summaries.values() for summary in each])):
         print(line)
+
+
+def _verdict_table(verdicts: Sequence[Verdict], markdown: bool) -> str:
+    rows = [
+        [str(it.bar.scenario), bars.UNITS[it.bar.figure], it.bar.peer, it.ratio, it.bar.text(), it.text]
+        for it in verdicts
+    ]
+    return table(("bar: ours / theirs", "figure", "against", "ratio", "bar", ""), rows, markdown)
+
+
+def _ratio_table(outcome: Outcome, peers: list[Peer], scenarios: list[Scenario], markdown: bool) -> str:
+    """Every server against the first one: how hand-tuning candidates are compared."""
+    first = peers[0].name
+    rows = []
+    for scenario in scenarios:
+        base = outcome.summaries[scenario, first]
+        for peer in peers[1:]:
+            each = outcome.summaries[scenario, peer.name]
+            rows.append([str(scenario), peer.name, *(bars.ratio(each, base, figure) for figure in bars.UNITS)])
+    return table((f"against {first}", "server", *bars.UNITS.values()), rows, markdown)
 
 
 def _ceiling_row(outcome: Outcome, scenario: Scenario) -> list[object]:

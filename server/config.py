@@ -78,6 +78,12 @@ def _choice(*values: str) -> Kind:
     return Kind("choice", ", ".join(values), parse)
 
 
+def _parse_switch(text: str) -> bool:
+    if text.lower() not in ("on", "off"):
+        raise ValueError
+    return text.lower() == "on"
+
+
 def _parse_address(text: str) -> Address:
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/]+):([0-9]{1,5})", text)
     if match is None or not 1 <= int(match[2]) <= 65535:
@@ -99,6 +105,7 @@ def _parse_label(text: str) -> str:
 
 _CHOSEN = "0 = chosen"
 _LEVEL = _choice("debug", "info", "warning", "error")
+_SWITCH = Kind("switch", "on, off", _parse_switch)
 _ADDRESS = Kind("address", "host:port, an IPv6 host in brackets, port 1 to 65535", _parse_address)
 _PATH = Kind("path", "the path of a file", Path)
 _LABEL = Kind("text", "up to 128 printable characters", _parse_label)
@@ -131,9 +138,14 @@ class Config:
     main_gpu: Annotated[int, Variable(_integer(0), "0", "Index of the GPU for what is not split over several.")]
     max_body_bytes: Annotated[int, Variable(_integer(1024), "16777216", "Largest request body in bytes; else 413.")]
     model_alias: Annotated[str, Variable(_LABEL, "rusty_llm", "Model id that is served; the file's name works too.")]
+    model_calibrate: Annotated[
+        bool,
+        Variable(_SWITCH, "on", "Measure at the first start what is fastest here, and remember it for this user."),
+    ]
     model_context: Annotated[int, Variable(_integer(0, note=_CHOSEN), "0", "Tokens that one request may use.")]
     model_flash_attention: Annotated[
-        str, Variable(_choice("auto", "on", "off"), "auto", "Flash attention; auto: on with a GPU, off without.")
+        str,
+        Variable(_choice("auto", "on", "off"), "auto", "Flash attention; auto takes what was measured to be faster."),
     ]
     model_gpu_layers: Annotated[int, Variable(_integer(0), "0", "Layers of the model to keep on the GPU.")]
     model_kv_layout: Annotated[
@@ -141,7 +153,7 @@ class Config:
         Variable(
             _choice("auto", "unified", "streams"),
             "auto",
-            "How requests share the KV cache: one pool, or a stream each.",
+            "One pool of KV cells for all requests, or a stream for each.",
         ),
     ]
     model_kv_type: Annotated[
@@ -169,7 +181,9 @@ class Config:
             "Milliseconds an engine step should take; bounds prefill chunks.",
         ),
     ]
-    model_threads: Annotated[int, Variable(_integer(0, 1024, note="0 = all cores"), "0", "CPU threads that compute.")]
+    model_threads: Annotated[
+        int, Variable(_integer(0, 1024, note="0 = measured, or all cores"), "0", "CPU threads that compute.")
+    ]
     prometheus_http_address: Annotated[
         Address, Variable(_ADDRESS, "127.0.0.1:8081", "Where GET /metrics listens, in a thread of its own.")
     ]

@@ -161,6 +161,7 @@ def _engine_settings(config: Config) -> EngineSettings:
         flash_attention=Switch(config.model_flash_attention),
         kv_layout=Layout(config.model_kv_layout),
         kv_type=config.model_kv_type,
+        calibrate=config.model_calibrate,
         max_queue=config.queue_limit,
         queue_timeout=config.queue_timeout,
     )

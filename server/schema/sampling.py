@@ -76,7 +76,7 @@ class SamplingFields(msgspec.Struct, kw_only=True, frozen=True):
         if given.get("top_k") == -1:
             given["top_k"] = 0
         if "seed" in given:
-            given["seed"] %= 2**32
+            given["seed"] %= 2**32 - 1  # the largest 32-bit seed means "random" to llama.cpp
         bias = self.logit_bias or {}
         for token in bias:
             if not 0 <= token < n_vocab:

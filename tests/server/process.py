@@ -60,11 +60,15 @@ def free_port() -> int:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment without our own variables, plus `variables`."""
+    """This process's environment without our own variables, plus `variables`.
+
+    One thread and no calibration, so that tests do not depend on what else the machine does.
+    """
     from server.config import variables as known
 
     kept = {name: value for name, value in os.environ.items() if name not in known()}
-    return {**kept, "MODEL_PATH": str(MODEL), "MODEL_THREADS": "1", **variables}
+    quick = {"MODEL_PATH": str(MODEL), "MODEL_THREADS": "1", "MODEL_CALIBRATE": "off"}
+    return {**kept, **quick, **variables}
 
 
 def user(text: str) -> list[dict[str, str]]:
@@ -176,9 +180,10 @@ class ServerProcess:
         return self.request("POST", path, data, **{"Content_Type": "application/json", **headers})
 
     def chat(self, messages: str | list[dict[str, Any]], **fields: Any) -> Answer:
-        """POST a chat completion; greedy unless `fields` say otherwise."""
+        """POST a chat completion; greedy and uncached unless `fields` say otherwise, so that it can be repeated."""
         content = user(messages) if isinstance(messages, str) else messages
-        return self.post("/v1/chat/completions", {"messages": content, "temperature": 0, "max_tokens": 16, **fields})
+        repeatable = {"temperature": 0, "max_tokens": 16, "cache_prompt": False}
+        return self.post("/v1/chat/completions", {"messages": content, **repeatable, **fields})
 
     def open_chat(self, messages: str, **fields: Any) -> socket.socket:
         """Send a chat completion request; return the socket, from which nothing has been read."""

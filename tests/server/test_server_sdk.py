@@ -5,6 +5,8 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from process import ServerProcess
 
+#: The same request gives the same answer only if the same tokens are computed each time.
+UNCACHED = {"cache_prompt": False}
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Who was Albert Einstein?"}]
 
 
@@ -32,22 +34,30 @@ def test_create(client: openai.OpenAI) -> None:
 def test_stream(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model="rusty_llm", messages=MESSAGES, max_completion_tokens=12, temperature=0, stream=True,
-        stream_options={"include_usage": True},
+        stream_options={"include_usage": True}, extra_body=UNCACHED,
     )  # fmt: skip
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    whole = client.chat.completions.create(model="rusty_llm", messages=MESSAGES, max_tokens=12, temperature=0)
+    whole = client.chat.completions.create(
+        model="rusty_llm", messages=MESSAGES, max_tokens=12, temperature=0, extra_body=UNCACHED
+    )
     assert text == whole.choices[0].message.content
     assert chunks[-2].choices[0].finish_reason == "length"
     assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens == 12
 
 
 def test_the_sdks_own_accumulation_of_a_stream(client: openai.OpenAI) -> None:
-    with client.chat.completions.stream(model="rusty_llm", messages=MESSAGES, max_tokens=8, temperature=0) as stream:
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hi."}]
+    with client.chat.completions.stream(
+        model="rusty_llm", messages=messages, max_tokens=200, temperature=0, extra_body=UNCACHED
+    ) as stream:
         for _ in stream:
             pass
         final = stream.get_final_completion()
-    whole = client.chat.completions.create(model="rusty_llm", messages=MESSAGES, max_tokens=8, temperature=0)
+    whole = client.chat.completions.create(
+        model="rusty_llm", messages=messages, max_tokens=200, temperature=0, extra_body=UNCACHED
+    )
+    assert final.choices[0].finish_reason == "stop"
     assert final.choices[0].message.content == whole.choices[0].message.content
 
 

@@ -6,7 +6,13 @@ Importing it also starts the backends and turns failed assertions of llama.cpp i
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+# Compute threads meet at a barrier some hundred times a token. By default libgomp lets a thread spin there for many
+# milliseconds, so that a host whose cores are shared (HTTP threads are enough) loses most of its speed to spinning.
+# Read by libgomp when it is loaded, so it has to be set before the extension is; a value from outside wins.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 try:
     from llama_native._native import ffi as _ffi

@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 # In this order: a declaration may use what an earlier file declares.
 DECLARATIONS = (
     "types",
+    "enums",
     "backend",
     "model",
     "vocab",

@@ -6,7 +6,11 @@ and how the C helpers report a guarded failure (decl/shim.h); it does not know w
 
 from __future__ import annotations
 
+import re
+
 from llama_native.ffi import C, text
+
+_FUNCTION = re.compile(r"^\w+: ")  # llama.cpp begins a line with the name of the function that logs it
 
 
 class LlamaError(Exception):
@@ -105,7 +109,7 @@ def failure_reason(default: str) -> str:
 def log_reason() -> str:
     """Returns the error lines llama.cpp logged on this thread since its last guarded call began, joined by "; "."""
     lines = text(C.lucid_log_errors()).splitlines()
-    return "; ".join(line.split(": ", 1)[-1] for line in lines)
+    return "; ".join(_FUNCTION.sub("", line).strip() for line in lines)
 
 
 def assertion_failed() -> bool:

@@ -1,0 +1,72 @@
+"""Fixtures of the llama_native tests: tiny generated models, the demo models, and contexts that close themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.llama_native import tiny
+
+import llama_native as ln
+
+PROMPT = "<|im_start|>user\nWho was Albert Einstein?<|im_end|>\n<|im_start|>assistant\n"
+
+MakeContext = Callable[..., ln.Context]
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated Llama of two layers."""
+    return tiny.llama(tmp_path_factory.mktemp("tiny") / "llama.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_path: Path) -> Iterator[ln.Model]:
+    with ln.Model(tiny_path) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def mamba_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ln.Model]:
+    """A generated recurrent model."""
+    with ln.Model(tiny.mamba(tmp_path_factory.mktemp("mamba") / "mamba.gguf")) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def chat_model(chat_model_path: Path) -> Iterator[ln.Model]:
+    """The demo chat model."""
+    with ln.Model(chat_model_path) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def embedding_model(embedding_model_path: Path) -> Iterator[ln.Model]:
+    """The demo embedding model, a BERT."""
+    with ln.Model(embedding_model_path) as model:
+        yield model
+
+
+@pytest.fixture
+def make_context() -> Iterator[MakeContext]:
+    """Makes contexts with small defaults; they are closed after the test."""
+    made: list[ln.Context] = []
+
+    def make(model: ln.Model, **params: Any) -> ln.Context:
+        defaults = {"n_ctx": 512, "n_threads": 1, "flash_attention": ln.FlashAttention.OFF}
+        context = ln.Context(model, ln.ContextParams(**{**defaults, **params}))
+        made.append(context)
+        return context
+
+    yield make
+    for context in made:
+        context.close()
+
+
+def filled(tokens: list[int], pos0: int = 0, seq: int = 0, capacity: int = 64, n_seq_max: int = 1) -> ln.Batch:
+    """Returns a batch with these tokens of one sequence, an output on the last."""
+    batch = ln.Batch(capacity, n_seq_max)
+    batch.extend(tokens, pos0, seq, output_last=True)
+    return batch

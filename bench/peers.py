@@ -110,8 +110,8 @@ def show(outcome: Outcome, peers: list[Peer], scenarios: list[Scenario], markdow
         header = ("ceiling of ours", "prefill tok/s", "decode tok/s", "ceiling tok/s", "ours / ceiling", "bar", "")
         print(table(header, bounds, markdown), end="\n\n")
     if verdicts := bars.judge(outcome.summaries):
-        print(_verdict_table(verdicts, markdown))
-    elif len(peers) > 1:
+        print(_verdict_table(verdicts, markdown), end="\n\n")
+    if len(peers) > 1:
         print(_ratio_table(outcome, peers, scenarios, markdown))
     for line in (*outcome.remarks, *notes([summary for each in outcome.summaries.values() for summary in each])):
         print(line)
@@ -176,6 +176,13 @@ def as_json(outcome: Outcome, peers: list[Peer]) -> dict[str, Any]:
     }
 
 
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
@@ -199,6 +206,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="FLAGS",
         help="also llama-server with these flags (repeatable)",
     )
+    parser.add_argument(
+        "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help="variable of our servers"
+    )
+    parser.add_argument(
+        "--our-variant",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="also our server with this variable (repeatable), e.g. MODEL_STEP_MS=50",
+    )
     parser.add_argument("--only", nargs="+", metavar="SERVER", help="only servers with these names")
     parser.add_argument("--tools", metavar="DIR", help="directory of llama-server (default: build_llama.sh --tools)")
     parser.add_argument("--start-timeout", type=float, default=120.0, help="seconds a server may take to start")
@@ -217,13 +235,17 @@ def choose(options: argparse.Namespace, common: Common) -> list[Peer]:
     """The servers to run. Raises ToolMissingError when one is not there."""
     program = tool("llama-server", options.tools)
     peers = [
-        servers.ours(common),
+        servers.ours(common, dict(options.set)),
         servers.llama_server(common, program, bars.DEFAULTS),
         servers.llama_server(common, program, bars.TUNED, tuple(shlex.split(options.tuned_flags))),
     ]
     peers += [
         servers.llama_server(common, program, f"llama-server {flags}", tuple(shlex.split(flags)))
         for flags in options.variant
+    ]
+    peers += [
+        servers.ours(common, dict(options.set) | {name: value}, f"lucid {name}={value}")
+        for name, value in options.our_variant
     ]
     if options.llama_cpp_python:
         peers.append(servers.llama_cpp_python(common))

@@ -42,10 +42,10 @@ class Peer:
     note: str = ""
 
 
-def ours(common: Common, environment: dict[str, str] | None = None) -> Peer:
+def ours(common: Common, environment: dict[str, str] | None = None, name: str = "lucid") -> Peer:
     """`python -m server` with its own choices; no knowledge, so that prompts are the same as everyone's.
 
-    `environment` overrides configuration variables (the benchmarks of one setting use it).
+    `environment` sets further configuration variables.
     """
 
     def start() -> ServerProcess:
@@ -62,7 +62,8 @@ def ours(common: Common, environment: dict[str, str] | None = None) -> Peer:
         }
         return ServerProcess([sys.executable, "-m", "server"], port, variables | (environment or {}))
 
-    return Peer("lucid", start, note="python -m server, its defaults")
+    shown = " ".join(f"{variable}={value}" for variable, value in (environment or {}).items())
+    return Peer(name, start, note=f"python -m server, {shown or 'its defaults'}")
 
 
 def llama_server(common: Common, program: Path, name: str = "llama-server", flags: tuple[str, ...] = ()) -> Peer:

@@ -12,7 +12,7 @@ from bench.client import Endpoint
 from bench.http import body
 from bench.llama_tools import ToolMissingError, tool
 from bench.processes import ServerProcess
-from bench.servers import Common
+from bench.servers import Common, Peer
 
 
 @pytest.fixture(scope="session")
@@ -21,10 +21,20 @@ def common(chat_model_path: Path) -> Common:
     return Common(str(chat_model_path), threads=2, slots=4, slot_context=1024)
 
 
+#: Nothing is left to measurement, so that a server starts fast.
+EXPLICIT = {"MODEL_FLASH_ATTENTION": "off", "MODEL_KV_LAYOUT": "streams", "MODEL_STEP_MS": "100"}
+
+
 @pytest.fixture(scope="session")
-def server(common: Common) -> Iterator[ServerProcess]:
+def our_server(common: Common) -> Peer:
+    """How our server is started."""
+    return servers.ours(common, EXPLICIT)
+
+
+@pytest.fixture(scope="session")
+def server(our_server: Peer) -> Iterator[ServerProcess]:
     """Our server, started once."""
-    with servers.ours(common).start() as process:
+    with our_server.start() as process:
         yield process.wait_ready()
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import threading
 import time
 from dataclasses import replace
 from itertools import pairwise
+from typing import Self
 
 import pytest
 
 from bench import workloads
-from bench.client import Endpoint, LoadGenerator, Run
+from bench.client import Endpoint, LoadGenerator
 from bench.http import body, load, main
 from bench.processes import ServerProcess, free_port
 from bench.summary import summarize
@@ -55,23 +54,50 @@ def test_a_conversation_carries_its_answers(endpoint: Endpoint) -> None:
             assert later.prompt_tokens > earlier.prompt_tokens + workloads.NEXT_TURN_WORDS
 
 
-def test_a_pause_of_the_server_is_the_longest_gap(server: ServerProcess) -> None:
-    endpoint = Endpoint(server.url, body("rusty_llm", 400))
-    results: list[Run] = []
-    loading = threading.Thread(target=lambda: results.append(load(endpoint, "chat", 2, 2, "pause")))
-    loading.start()
-    time.sleep(1.0)
-    paused = time.perf_counter()
-    os.killpg(os.getpgid(server.pid), signal.SIGSTOP)
-    try:
-        time.sleep(0.7)
-        pause = time.perf_counter() - paused
-    finally:
-        os.killpg(os.getpgid(server.pid), signal.SIGCONT)
-    loading.join()
-    summary = summarize(results[0])
-    assert summary.errors == 0
-    assert summary.itl_max >= 0.9 * pause
+class HoldingRelay:
+    """Forwards one connection to the server and holds the answer back for a moment, in the middle of the stream."""
+
+    def __init__(self, server: ServerProcess, events: int, hold: float) -> None:
+        self._server = server
+        self._events = events
+        self._hold = hold
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._relay)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.held = 0.0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.join(60)
+        self._listener.close()
+
+    def _relay(self) -> None:
+        self._listener.settimeout(60)
+        with (
+            self._listener.accept()[0] as client,
+            socket.create_connection(("127.0.0.1", self._server.port), 60) as upstream,
+        ):
+            upstream.sendall(client.recv(65536))
+            seen = 0
+            while data := upstream.recv(65536):
+                client.sendall(data)
+                seen += data.count(b"data:")
+                if seen >= self._events and not self.held:
+                    begin = time.perf_counter()
+                    time.sleep(self._hold)
+                    self.held = time.perf_counter() - begin
+
+
+def test_a_stream_that_is_held_back_shows_as_the_longest_gap(server: ServerProcess) -> None:
+    with HoldingRelay(server, events=10, hold=1.0) as relay:
+        endpoint = Endpoint(relay.url, body("rusty_llm", 40))
+        summary = summarize(LoadGenerator(endpoint, workloads.build("chat", 1, "held"), 1).run())
+    assert (summary.errors, summary.output_tokens) == (0, 40)
+    assert summary.itl_max >= 0.95 * relay.held
+    assert summary.total_p50 >= summary.ttft_p50 + relay.held
 
 
 def test_errors_of_the_server_are_counted(endpoint: Endpoint) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from bench import servers
 from bench.processes import ServerFailedError, ServerProcess
-from bench.servers import Common
+from bench.servers import Common, Peer
 
 COMMANDS = ("http", "peers", "native", "stream", "memory", "rates")
 
@@ -80,8 +80,8 @@ def test_memory_of_a_server(server: ServerProcess) -> None:
     assert memory.total_pss > 0
 
 
-def test_stop_leaves_no_process(common: Common) -> None:
-    with servers.ours(common).start() as process:
+def test_stop_leaves_no_process(our_server: Peer) -> None:
+    with our_server.start() as process:
         process.wait_ready()
         assert process.memory().processes >= 1
     assert process.memory().processes == 0

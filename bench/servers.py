@@ -82,9 +82,9 @@ def llama_server(common: Common, program: Path, name: str = "llama-server", flag
 
 
 def llama_cpp_python(common: Common) -> Peer:
-    """llama-cpp-python's server at its defaults; it answers one request at a time and brings its own libllama.
+    """llama-cpp-python's server; it answers one request at a time and brings its own libllama.
 
-    It knows no ignore_eos: a logit bias forbids the tokens that end an answer. Raises ToolMissingError when the package
+    At its defaults, a new request cuts the running one short: that is switched off. It knows no ignore_eos: a logit bias forbids the tokens that end an answer. Raises ToolMissingError when the package
     or its server extra is not installed.
     """
     if importlib.util.find_spec("llama_cpp") is None or importlib.util.find_spec("starlette_context") is None:
@@ -97,7 +97,7 @@ def llama_cpp_python(common: Common) -> Peer:
         command = [
             *(sys.executable, "-m", "llama_cpp.server", "--model", common.model, "--host", "127.0.0.1"),
             *("--port", str(port), "--n_threads", str(common.threads), "--n_ctx", str(common.slot_context)),
-            *("--verbose", "false"),
+            *("--interrupt_requests", "false", "--verbose", "false"),
         ]
         return ServerProcess(command, port, health="/v1/models")
 

@@ -149,7 +149,7 @@ class Context(Resource):
             keep = [None if sampler is None else sampler._live() for sampler in samplers]
             for k, owner in enumerate(keep):
                 pointers[k] = ffi.NULL if owner is None else owner.pointer
-            self._limits.n_seq_per_token = batch.n_seq_max
+            self._limits.n_seq_per_token = batch.n_seq_max if self.params.kv_unified else 1
             code = C.lucid_step(
                 handle.pointer, batch._c, self._limits, self._rows_c, pointers, n, self._tokens_c, self._seconds
             )
@@ -318,7 +318,7 @@ class Context(Resource):
 
     def _compute(self, function: Any, batch: Batch) -> None:
         with self._exclusive() as handle:
-            self._limits.n_seq_per_token = batch.n_seq_max
+            self._limits.n_seq_per_token = batch.n_seq_max if self.params.kv_unified else 1
             code = function(handle.pointer, batch._c, self._limits)
             self._retired_pools = ()
             if code != 0:

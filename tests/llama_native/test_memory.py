@@ -1,0 +1,187 @@
+"""Operations on a context's memory: what they do, and that no argument ends the process."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import llama_native as ln
+from tests.llama_native.conftest import MakeContext, filled
+
+TOKENS = [20 + i for i in range(10)]
+
+
+def positions(context: ln.Context) -> list[tuple[int, int]]:
+    memory = context.memory
+    return [(memory.pos_min(seq), memory.pos_max(seq)) for seq in range(context.n_seq_max)]
+
+
+def test_remove(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    context = make_context(tiny_model, n_seq_max=2)
+    context.decode(filled(TOKENS))
+    assert positions(context) == [(0, 9), (-1, -1)]
+    assert context.memory.remove(0, 6)
+    assert positions(context)[0] == (0, 5)
+    assert context.memory.remove(0, -1, 2)
+    assert positions(context)[0] == (2, 5)
+    assert context.memory.remove(0)
+    assert context.memory.remove(1)
+    assert positions(context) == [(-1, -1)] * 2
+
+
+def test_remove_and_decode_again_gives_the_same_logits(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    context = make_context(tiny_model)
+    context.decode(filled(TOKENS))
+    wanted = context.logits(-1).copy()
+    context.memory.remove(0, 5)
+    context.decode(filled([99, 98], 5))
+    context.memory.remove(0, 5)
+    context.decode(filled(TOKENS[5:], 5))
+    np.testing.assert_allclose(context.logits(-1), wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("unified", [True, False])
+def test_copy_shares_a_prefix(tiny_model: ln.Model, make_context: MakeContext, unified: bool) -> None:
+    context = make_context(tiny_model, n_seq_max=3, kv_unified=unified)
+    context.decode(filled(TOKENS))
+    context.decode(filled([77], 10))
+    wanted = context.logits(-1).copy()
+    context.memory.remove(0, 10)
+    context.memory.copy(0, 2)
+    assert positions(context)[2] == (0, 9)
+    context.decode(filled([77], 10, seq=2))
+    np.testing.assert_allclose(context.logits(-1), wanted, atol=1e-3)
+    context.memory.remove(0)
+    assert positions(context) == [(-1, -1), (-1, -1), (0, 10)]
+
+
+def test_copy_of_a_part(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    unified = make_context(tiny_model, n_seq_max=2, kv_unified=True)
+    unified.decode(filled(TOKENS))
+    unified.memory.copy(0, 1, -1, 4)
+    assert positions(unified)[1] == (0, 3)
+    streams = make_context(tiny_model, n_seq_max=2)
+    streams.decode(filled(TOKENS))
+    for p0, p1 in ((3, -1), (-1, 4), (2, 4)):
+        with pytest.raises(ln.SequenceError, match="whole sequence"):
+            streams.memory.copy(0, 1, p0, p1)
+    for p0, p1 in ((0, -1), (-1, 10), (0, 500)):
+        streams.memory.copy(0, 1, p0, p1)
+        assert positions(streams)[1] == (0, 9)
+    streams.memory.copy(0, 0)
+
+
+def test_keep(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    for unified in (True, False):
+        context = make_context(tiny_model, n_seq_max=3, kv_unified=unified)
+        for seq in range(3):
+            context.decode(filled(TOKENS, seq=seq))
+        context.memory.keep(1)
+        assert positions(context) == [(-1, -1), (0, 9), (-1, -1)]
+
+
+def test_shift(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    context = make_context(tiny_model)
+    assert context.memory.can_shift
+    context.decode(filled(TOKENS))
+    context.memory.remove(0, 0, 4)
+    context.memory.shift(0, 4, -1, -4)
+    assert positions(context) == [(0, 5)]
+    context.decode(filled([77], 6))
+    shifted = context.logits(-1).copy()
+    context.memory.clear()
+    context.decode(filled(TOKENS[4:]))
+    context.decode(filled([77], 6))
+    # Keys of the second layer still know the removed tokens, so it is close but not equal.
+    assert np.corrcoef(shifted, context.logits(-1))[0, 1] > 0.5
+
+
+def test_divide(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    context = make_context(tiny_model)
+    context.decode(filled(TOKENS))
+    context.memory.divide(0, 0, -1, 2)
+    assert positions(context) == [(0, 4)]
+    context.decode(filled([77], 5))
+
+
+def test_clear(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    context = make_context(tiny_model)
+    for data in (True, False):
+        context.decode(filled(TOKENS))
+        context.memory.clear(data)
+        assert positions(context) == [(-1, -1)]
+
+
+def test_arguments_out_of_range(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    for unified in (True, False):
+        memory = make_context(tiny_model, n_seq_max=2, kv_unified=unified).memory
+        for seq in (-1, 2, 300, -(2**31)):
+            calls = (
+                lambda seq=seq: memory.pos_min(seq),
+                lambda seq=seq: memory.pos_max(seq),
+                lambda seq=seq: memory.copy(seq, 0),
+                lambda seq=seq: memory.copy(0, seq),
+                lambda seq=seq: memory.keep(seq),
+                lambda seq=seq: memory.shift(seq, 0, 1, 1),
+                lambda seq=seq: memory.divide(seq, 0, 1, 2),
+            )
+            for call in calls:
+                with pytest.raises(ln.SequenceError, match="outside 0..1"):
+                    call()
+            if seq != -1:  # -1 means all sequences
+                with pytest.raises(ln.SequenceError):
+                    memory.remove(seq)
+        for divisor in (0, -2):
+            with pytest.raises(ln.SequenceError, match="divided"):
+                memory.divide(0, 0, 5, divisor)
+        with pytest.raises(ln.SequenceError, match="shift by"):
+            memory.shift(0, 0, 5, 2**31 - 1)
+
+
+def test_ranges_of_any_kind(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    numbers = [-(2**31), -5, -1, 0, 3, 9, 10, 11, 2**31 - 1]
+    for unified in (True, False):
+        context = make_context(tiny_model, n_seq_max=2, kv_unified=unified)
+        for p0 in numbers:
+            for p1 in numbers:
+                context.memory.clear()
+                context.decode(filled(TOKENS))
+                try:
+                    context.memory.copy(0, 1, p0, p1)
+                except ln.SequenceError:
+                    assert not unified
+                context.memory.shift(0, p0, p1, 1)
+                context.memory.remove(0, p0, p1)
+                context.memory.remove(1, p0, p1)
+        context.memory.clear()
+        context.decode(filled(TOKENS))
+
+
+def test_a_shift_below_zero_forgets(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    context = make_context(tiny_model)
+    context.decode(filled(TOKENS))
+    context.memory.shift(0, 0, -1, -6)
+    assert positions(context) == [(0, 3)]
+    context.decode(filled([77], 4))
+
+
+def test_a_recurrent_memory_cannot_be_cut(mamba_model: ln.Model, make_context: MakeContext) -> None:
+    context = make_context(mamba_model, n_seq_max=2)
+    context.decode(filled(TOKENS))
+    assert not context.memory.remove(0, 5)
+    assert positions(context)[0][1] == 9
+    context.memory.copy(0, 1)
+    assert positions(context)[1][1] == 9
+    assert context.memory.remove(0)
+    context.decode(filled([77], 10, seq=1))
+
+
+def test_a_model_without_memory(embedding_model: ln.Model, make_context: MakeContext) -> None:
+    context = make_context(embedding_model, n_seq_max=2, embeddings=True)
+    memory = context.memory
+    assert not memory.exists
+    assert not memory.can_shift
+    assert memory.pos_max(0) == -1
+    memory.copy(0, 1)
+    memory.remove(0)
+    memory.clear()

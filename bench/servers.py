@@ -84,8 +84,10 @@ def llama_server(common: Common, program: Path, name: str = "llama-server", flag
 def llama_cpp_python(common: Common) -> Peer:
     """llama-cpp-python's server; it answers one request at a time and brings its own libllama.
 
-    At its defaults, a new request cuts the running one short: that is switched off. It knows no ignore_eos: a logit bias forbids the tokens that end an answer. Raises ToolMissingError when the package
-    or its server extra is not installed.
+    At its defaults, a new request cuts the running one short: that is switched off. It knows no ignore_eos: a logit
+    bias forbids the tokens that end an answer.
+
+    Raises ToolMissingError when the package or its server extra is not installed.
     """
     if importlib.util.find_spec("llama_cpp") is None or importlib.util.find_spec("starlette_context") is None:
         raise ToolMissingError(

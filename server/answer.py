@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from engine import EngineError, Piece, Request
-from server.errors import CLIENT_CLOSED_REQUEST, ClientGoneError, from_engine, unavailable
+from server.errors import CLIENT_CLOSED_REQUEST, ClientGoneError, unavailable
 from server.exchange import Exchange
+from server.refusals import from_engine
 from server.service import Loaded, Service
 
 #: `finish_reason` in logs and metrics of an answer whose client went away.

@@ -7,6 +7,7 @@ sockets and callbacks, nothing of what is being computed.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import threading
@@ -23,7 +24,7 @@ class DisconnectWatcher:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._lock = threading.Lock()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._watched: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
         threading.Thread(target=self._run, name="disconnect-watcher", daemon=True).start()
 
     def watch(self, sock: socket.socket, callback: Callable[[], None]) -> int:
@@ -33,24 +34,31 @@ class DisconnectWatcher:
         """
         handle = sock.fileno()
         with self._lock:
-            self._callbacks[handle] = callback
+            self._watched[handle] = (sock, callback)
             self._epoll.register(handle, _GONE | select.EPOLLONESHOT)
         return handle
 
     def unwatch(self, handle: int) -> None:
         """Stop watching."""
         with self._lock:
-            if self._callbacks.pop(handle, None) is not None:
+            if self._watched.pop(handle, None) is not None:
                 self._epoll.unregister(handle)
+
+    def hang_up(self) -> None:
+        """Break off every watched connection, so that no thread goes on waiting for a client that does not read."""
+        with self._lock:
+            for sock, _ in self._watched.values():
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
         while True:
             for handle, _ in self._epoll.poll():
                 # The event may be that of an earlier connection that had the same file descriptor: ask again.
                 with self._lock:
-                    callback = self._callbacks.get(handle) if _peer_is_gone(handle) else None
-                if callback is not None:
-                    callback()
+                    watched = self._watched.get(handle) if _peer_is_gone(handle) else None
+                if watched is not None:
+                    watched[1]()
 
 
 def _peer_is_gone(handle: int) -> bool:

@@ -1,7 +1,8 @@
 """Every failure a client can see, as OpenAI's error body and an HTTP status.
 
-`ApiError` is what handlers raise. The engine's exceptions are turned into it in one place here. Knows status codes and
-the fields of the body; knows nothing of sockets or of how the body is sent.
+`ApiError` is what handlers raise; what others raise is turned into it by functions here and in `server.refusals`. Knows
+status codes and the fields of the body; knows nothing of sockets. Imports nothing of the engine, because gunicorn's
+master process, which must not load libllama before it forks, uses it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import re
 
 import msgspec
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
-
-from engine import DeadlineExceeded, EngineError, EngineStopped, InvalidRequest, PromptTooLong, QueueFull, QueueTimeout
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
@@ -75,24 +74,6 @@ def internal(request_id: str) -> ApiError:
     return ApiError(
         500, f"The server failed to handle the request; its log has more under {request_id}.", kind=SERVER_ERROR
     )
-
-
-def from_engine(error: EngineError) -> ApiError | None:
-    """Return what the client gets to see of an engine error; None if that is a plain 500."""
-    match error:
-        case PromptTooLong():
-            return context_length_exceeded(str(error.prompt_tokens), error.limit)
-        case InvalidRequest():
-            return invalid(error.parameter, str(error))
-        case QueueFull():
-            return unavailable(f"The server is at its limit: {error}.", "queue_full", error.retry_after)
-        case QueueTimeout():
-            return unavailable(f"The server is at its limit: {error}.", "queue_timeout", error.retry_after)
-        case DeadlineExceeded():
-            return ApiError(504, f"Time is up: {error}.", kind=SERVER_ERROR, code="request_timeout")
-        case EngineStopped():
-            return unavailable("The server is shutting down.", "shutting_down", 5)
-    return None
 
 
 def context_length_exceeded(prompt_tokens: str, limit: int) -> ApiError:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math as _math
 import sys as _sys
 
-from server import checks as _checks
+from server import boot as _boot
 from server import config as _config
 from server import logs as _logs
 
@@ -47,4 +47,5 @@ control_socket_disable = True
 logger_class = "server.logs.GunicornLogger"
 loglevel = _settings.log_level
 
-on_starting = _checks.before_start
+on_starting = _boot.before_start
+child_exit = _boot.after_worker

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from engine import Engine, EngineError, EngineSettings, Layout, Switch
 from llama_native import LlamaError, Model, ModelParams, Vocab
+from server import boot
 from server.config import Config
 from server.disconnect import DisconnectWatcher
 from server.errors import unavailable
@@ -55,6 +56,7 @@ class Service:
         self.failed = False
         self._loaded: Loaded | None = None
         self._closing = threading.Event()
+        self._closed = threading.Lock()
         self._loader: threading.Thread | None = None
 
     @property
@@ -86,13 +88,17 @@ class Service:
         self._loader.start()
 
     def close(self) -> None:
-        """Stop loading or serving: generations under way end with `EngineStopped`. May be called twice."""
+        """Stop loading or serving: generations under way end with `EngineStopped`.
+
+        May be called twice, and from any thread.
+        """
         self._closing.set()
-        if self._loader is not None:
-            self._loader.join()
-        if self._loaded is not None:
-            self._loaded.engine.close()
-            self._loaded.model.close()
+        with self._closed:
+            if self._loader is not None:
+                self._loader.join()
+            if self._loaded is not None:
+                self._loaded.engine.close()
+                self._loaded.model.close()
 
     def _run_loader(self, on_failure: Callable[[], None]) -> None:
         try:
@@ -107,6 +113,7 @@ class Service:
             return
         self.metrics.watch(loaded.engine)
         self._loaded = loaded
+        boot.mark_ready()
         log.info(
             "ready: http://%s/v1, metrics on http://%s/metrics",
             self.config.http_address,

@@ -7,13 +7,15 @@ worker protocol and when the service starts and ends.
 
 from __future__ import annotations
 
+import math
 import os
+import queue
 import signal
 import socket
 import sys
 import threading
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
@@ -30,40 +32,63 @@ if TYPE_CHECKING:
 #: gunicorn's arbiter stops, rather than starting another worker, when one exits with this code.
 WORKER_BOOT_ERROR: Final = 3
 
-#: What gunicorn may take longer than GRACEFUL_TIMEOUT to end, in seconds, so that cut-off streams get their last event.
-MARGIN: Final = 5
+#: How long streams that were cut off may take to write their last event, in seconds.
+LAST_WORDS: Final = 2
 
 
 class Worker(ThreadWorker):
-    """A gthread worker that owns one `server.app.Application`."""
+    """A gthread worker that owns one `server.app.Application`.
+
+    Its signal handlers interrupt the main thread anywhere, with any lock held, so they only use what is safe there:
+    `SimpleQueue.put` (gunicorn's own SIGQUIT handler takes the thread pool's lock and can wait for itself for ever).
+    """
 
     wsgi: Application  # type: ignore[assignment]
-    _quitting = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Seconds after which everything under way is to be ended; the latest entry counts.
+        self._stops: queue.SimpleQueue[float] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Serve until told to stop; exits with `WORKER_BOOT_ERROR` if the model cannot be loaded."""
         service = self.wsgi.service
+        threading.Thread(target=self._run_closer, name="closer", daemon=True).start()
+        address = service.config.prometheus_http_address
         try:
-            service.metrics.serve(service.config.prometheus_http_address)
-            service.start(on_failure=self._stop)
-            super().run()
-        finally:
-            service.close()
+            service.metrics.serve(address)
+        except OSError as error:
+            self.log.error("PROMETHEUS_HTTP_ADDRESS=%s cannot be used: %s", address, error)
+            sys.exit(WORKER_BOOT_ERROR)
+        service.start(on_failure=self._stop)
+        super().run()
+        service.close()
+        service.watcher.hang_up()
         if service.failed:
             sys.exit(WORKER_BOOT_ERROR)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: finish what is under way, but not longer than GRACEFUL_TIMEOUT."""
-        super().handle_exit(sig, frame)
-        closer = threading.Timer(config.current().graceful_timeout, self.wsgi.service.close)
-        closer.daemon = True
-        closer.start()
+        self._stop_within(config.current().graceful_timeout, sig, frame)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGINT and SIGQUIT: stop now. Ctrl-C brings both, so only the first counts."""
-        if not self._quitting:
-            self._quitting = True
-            super().handle_quit(sig, frame)
+        """SIGINT and SIGQUIT: end what is under way now. Ctrl-C brings both."""
+        self._stop_within(0, sig, frame)
+
+    def _stop_within(self, seconds: float, sig: int, frame: FrameType | None) -> None:
+        self.cfg.set("graceful_timeout", math.ceil(seconds) + LAST_WORDS)
+        self._stops.put(seconds)
+        super().handle_exit(sig, frame)
+
+    def _run_closer(self) -> None:
+        """Close the service when the time is up that a signal handler has left."""
+        seconds: float | None = None
+        while True:
+            try:
+                seconds = self._stops.get(timeout=seconds)
+            except queue.Empty:
+                self.wsgi.service.close()
+                return
 
     def handle_error(
         self, req: Request | None, client: socket.socket, addr: str | int | tuple[str, int], exc: BaseException

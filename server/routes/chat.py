@@ -15,8 +15,9 @@ from engine import EngineError, Piece, Request, clock
 from server import sse
 from server.answer import FAILED, Answer
 from server.body import read_json
-from server.errors import ApiError, ClientGoneError, from_engine, internal
+from server.errors import ApiError, ClientGoneError, internal
 from server.exchange import Exchange
+from server.refusals import from_engine
 from server.routes import models
 from server.schema.answer import (
     AssistantMessage,

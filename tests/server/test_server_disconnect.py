@@ -1,10 +1,15 @@
 """Clients that hang up: their sequence is free at once, and the others notice nothing."""
 
+import contextlib
 import os
+import queue
 import socket
+import threading
 
 import pytest
-from process import ServerProcess, eventually
+from process import PATIENCE, ServerProcess, eventually
+
+from server.disconnect import DisconnectWatcher
 
 LONG = 900
 
@@ -73,3 +78,39 @@ def test_a_client_that_never_sends_its_body_holds_nothing_up(server: ServerProce
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         assert server.chat("hi", max_tokens=2).status == 200
+
+
+def test_the_watcher_calls_back_once_and_only_for_watched_sockets() -> None:
+    watcher = DisconnectWatcher()
+    calls: queue.SimpleQueue[str] = queue.SimpleQueue()
+    pairs = {name: socket.socketpair() for name in ("closed", "half closed", "unwatched", "open")}
+    handles = {name: watcher.watch(ours, lambda name=name: calls.put(name)) for name, (ours, _) in pairs.items()}
+    watcher.unwatch(handles["unwatched"])
+    pairs["unwatched"][1].close()
+    pairs["open"][1].sendall(b"more data is no reason")
+    pairs["closed"][1].close()
+    assert calls.get(timeout=PATIENCE) == "closed"
+    pairs["half closed"][1].shutdown(socket.SHUT_WR)
+    assert calls.get(timeout=PATIENCE) == "half closed"
+    assert calls.empty()
+    for name in ("closed", "half closed", "open", "unwatched"):
+        watcher.unwatch(handles[name])
+
+
+def test_the_watcher_can_break_off_what_is_watched() -> None:
+    watcher = DisconnectWatcher()
+    ours, theirs = socket.socketpair()
+    handle = watcher.watch(ours, lambda: None)
+    blocked = threading.Thread(target=send_for_ever, args=(ours,))
+    blocked.start()  # its client never reads
+    watcher.hang_up()
+    blocked.join(PATIENCE)
+    assert not blocked.is_alive()
+    watcher.unwatch(handle)
+    theirs.close()
+
+
+def send_for_ever(sock: socket.socket) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        while True:
+            sock.sendall(b"x" * 65536)

@@ -1,5 +1,6 @@
 """Starting and stopping: what the process says when it cannot start, while it loads, and how it ends."""
 
+import os
 import signal
 import socket
 import sys
@@ -115,8 +116,6 @@ def test_answers_that_are_cut_off_end_with_an_error_event(launch: Launch, how: s
     data = sock.recv(4096)
     assert data.startswith(b"HTTP/1.1 200 ")
     if how == "interrupt":
-        import os
-
         os.killpg(server.process.pid, signal.SIGINT)  # what Ctrl-C does: every process of the group gets it
     else:
         server.process.send_signal(signal.SIGTERM)
@@ -127,6 +126,47 @@ def test_answers_that_are_cut_off_end_with_an_error_event(launch: Launch, how: s
     assert b"[DONE]" not in data
     assert server.wait_exit() == 0
     assert "Traceback" not in server.output
+
+
+def worker_of(server: ServerProcess) -> int:
+    """The process id of the master's only child."""
+    master = server.process.pid
+    children: list[str] = []
+
+    def forked() -> bool:
+        children[:] = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        return len(children) == 1
+
+    eventually(forked, "there is one worker")
+    return int(children[0])
+
+
+def test_a_worker_that_dies_while_loading_is_not_replaced(launch: Launch) -> None:
+    server = launch(MODEL_CONTEXT="8192", MODEL_PARALLEL="8")
+    server.wait_listening()
+    eventually(lambda: " server: loading " in server.output, "loading began")
+    os.kill(worker_of(server), signal.SIGKILL)
+    assert server.wait_exit() == 3
+    assert "died while it was loading the model" in server.output
+    assert server.output.count(" server: loading ") == 1
+
+
+def test_a_worker_that_dies_later_is_replaced(launch: Launch) -> None:
+    server = launch(MODEL_CONTEXT="512", MODEL_PARALLEL="1")
+    server.wait_ready()
+    first = worker_of(server)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: server.output.count(" server: ready: ") == 2, "a second worker is ready")
+    assert worker_of(server) != first
+    assert server.chat("hi", max_tokens=1).status == 200
+    assert "token_creation_duration" in server.metrics_text()
+
+
+def test_libllama_is_loaded_after_the_fork_only(launch: Launch) -> None:
+    server = launch(MODEL_CONTEXT="512", MODEL_PARALLEL="1")
+    server.wait_ready()
+    assert "libllama" in Path(f"/proc/{worker_of(server)}/maps").read_text()
+    assert "libllama" not in Path(f"/proc/{server.process.pid}/maps").read_text()
 
 
 def test_an_interrupt_while_loading(launch: Launch) -> None:

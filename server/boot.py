@@ -1,20 +1,38 @@
-"""What can be found wrong before the first fork: a missing model file, a port that somebody else has.
+"""Keeps a server that cannot start from trying for ever.
 
-Each ends the start with one line and exit code 1. Knows paths and ports only; whether the file is a good model is
-found out by loading it.
+Before the first fork: a missing model file or a port that somebody else has ends the start with one line. After it: a
+worker process that dies before it has once been ready (libllama can abort on a bad file) ends the server instead of
+being replaced. Runs in gunicorn's master process; knows paths, ports and processes, nothing of the model.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import socket
 import sys
 from typing import NoReturn
 
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+from gunicorn.workers.base import Worker
 
 from server import config
 from server.config import Address
+
+#: One byte that master and workers share: 1 once any worker was ready.
+_ready = mmap.mmap(-1, 1)
+
+
+def mark_ready() -> None:
+    """Note, in a worker, that the model is loaded."""
+    _ready[0] = 1
+
+
+def after_worker(arbiter: Arbiter, worker: Worker) -> None:
+    """Gunicorn's `child_exit` hook: stop when a worker died while it was loading, unless all are being stopped."""
+    if not _ready[0] and arbiter.LISTENERS:
+        raise HaltServer(f"worker {worker.pid} died while it was loading the model", Arbiter.WORKER_BOOT_ERROR)
 
 
 def before_start(arbiter: Arbiter) -> None:

@@ -63,6 +63,7 @@ source "$HERE/vendor/llama.cpp/fetch.sh"
 
 parse_options() {
     cuda=0 cuda_arch='' vulkan=0 opencl=0 blas=0 clblast=0 rpc=0 march=native openmp=1 tools=0 jobs='' action=build
+    cuda_vmm=1 cublas_dir=''
     while (($#)); do
         case $1 in
             --cuda) cuda=1 ;;
@@ -122,6 +123,11 @@ cmake_flags() {
         for set in SSE42 AVX AVX2 BMI2 FMA F16C; do flags+=("-DGGML_$set=OFF"); done
     fi
     if ((cuda)); then flags+=("-DCMAKE_CUDA_COMPILER=$nvcc" "-DCMAKE_CUDA_ARCHITECTURES=$cuda_arch"); fi
+    if ((cuda && !cuda_vmm)); then flags+=(-DGGML_CUDA_NO_VMM=ON); fi
+    if [[ -n $cublas_dir ]]; then
+        flags+=("-DCMAKE_CUDA_FLAGS=-I$cublas_dir/include" "-DCUDA_cublas_LIBRARY=$cublas_dir/lib/libcublas.so"
+            "-DCUDA_cublasLt_LIBRARY=$cublas_dir/lib/libcublasLt.so")
+    fi
     if ((blas)); then flags+=(-DGGML_BLAS_VENDOR=OpenBLAS); fi
     if ((clblast)); then
         flags+=(-DGGML_BLAS_VENDOR=Generic -DBLAS_LIBRARIES=clblast "-DBLAS_INCLUDE_DIRS=$HERE/vendor/llama.cpp/clblast")
@@ -141,9 +147,12 @@ tree_stamp() {
         LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-12)
 }
 
-choose_paths() {
+choose_cache() {
     [[ -n ${XDG_CACHE_HOME:-} || -n ${HOME:-} ]] || missing "neither HOME nor XDG_CACHE_HOME is set: no place for the cache"
     cache=${XDG_CACHE_HOME:-$HOME/.cache}/lucid-llm/llama.cpp
+}
+
+choose_paths() {
     local stamp label key compiler
     compiler=$("${cxx[@]}" --version | head -n 1)
     if ((cuda)); then compiler+=" $("$nvcc" --version | tail -n 1)"; fi
@@ -236,6 +245,7 @@ build() {
         ln -sfn -- "$source_dir" "$HERE/vendor/llama.cpp/source" 2>/dev/null || true # for reading only
     fi
     ensure_cmake
+    ensure_cublas
     lock "$build_dir.lock" "building the same"
     if is_complete; then return; fi
     local targets=(llama)
@@ -256,6 +266,7 @@ clean() {
 main() {
     parse_options "$@"
     read_pin "$HERE/vendor/llama.cpp/pin"
+    choose_cache
     find_compilers
     resolve_cpu
     check_backends

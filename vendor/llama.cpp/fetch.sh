@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # the variables are build_llama.sh's
 #
-# What a build needs from the package index: the pinned source, and cmake and ninja where the system has none. Sourced
+# What a build needs from the package index: the pinned source; cmake, ninja and cuBLAS where the system has none. Sourced
 # by build_llama.sh, which knows the paths (cache, source_dir) and holds a lock while these functions run.
 #
 # Sets pin_package, pin_version, pin_sha256, pin_commit, cmake and ninja.
@@ -80,4 +80,25 @@ ensure_cmake() {
             "apt-get install python3-venv (or cmake ninja-build)"
     "$cache/toolchain/bin/pip" install --quiet --disable-pip-version-check 'cmake>=3.28' 'ninja>=1.11' >&2 ||
         fail "pip could not install cmake and ninja; is the package index reachable?"
+}
+
+# cuBLAS from the package index: the headers in include/, the libraries in lib/ under the names a linker looks for.
+ensure_cublas() {
+    [[ -n $cublas_dir && ! -d $cublas_dir ]] || return 0
+    local version=${cublas_dir##*-} package=nvidia-cublas work library found
+    if ((version < 13)); then package=nvidia-cublas-cu$version; fi
+    log "the CUDA toolkit has no cuBLAS; installing $package with pip (450 MB)"
+    ensure_pip
+    work=$(mktemp -d "$cache/fetch.XXXXXX")
+    trap 'rm -rf -- "$work"' EXIT
+    "$python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps --target "$work/package" \
+        "$package==$version.*" >&2 || fail "pip could not install $package; install cuBLAS with the CUDA toolkit"
+    found=$(find "$work/package/nvidia" -name cublas_v2.h -printf '%h\n' -quit)
+    mv -T -- "$(dirname -- "$found")" "$work/cublas"
+    for library in cublas cublasLt; do
+        ln -s -- "lib$library.so.$version" "$work/cublas/lib/lib$library.so"
+    done
+    mv -T -- "$work/cublas" "$cublas_dir"
+    rm -rf -- "$work"
+    trap - EXIT
 }

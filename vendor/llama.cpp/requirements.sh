@@ -3,7 +3,8 @@
 # What a build needs from the machine: compilers, the CPU's name, and each backend's tools and headers. Sourced by
 # build_llama.sh. Whatever is missing ends the script with one line, before anything is downloaded or compiled.
 #
-# Reads the options (cuda, vulkan, ...); sets cc, cxx, machine, cpu_macros, nvcc and cuda_arch.
+# Reads the options (cuda, vulkan, ...) and cache; sets cc, cxx, machine, cpu_macros, nvcc, cuda_arch, cuda_vmm and
+# cublas_dir (empty when the CUDA toolkit has cuBLAS).
 
 # compiles INCLUDE [LINKER-FLAG...]: whether a C++ file with that header compiles and links.
 compiles() {
@@ -52,6 +53,14 @@ find_cuda() {
     [[ -n $nvcc ]] || nvcc=nvcc
     "$nvcc" --version >/dev/null 2>&1 ||
         missing "--cuda needs nvcc, which was not found; install the CUDA toolkit (apt-get install nvidia-cuda-toolkit)"
+    local version
+    version=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
+    # Some toolkits come in parts. cuBLAS can be had from the package index; build_llama.sh fetches it to this folder.
+    if ! printf '#include <cublas_v2.h>\n' | "$nvcc" -x cu -E - >/dev/null 2>&1; then
+        cublas_dir=$cache/cublas-$version
+    fi
+    # Without the driver's library to link with, ggml does without virtual memory management on the GPU.
+    printf 'int main() { return 0; }\n' | "$nvcc" -x cu - -o /dev/null -lcuda >/dev/null 2>&1 || cuda_vmm=0
     if [[ -z $cuda_arch ]]; then
         cuda_arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u | paste -sd ';' || true)
         [[ $cuda_arch =~ ^[0-9\;]+$ ]] ||

@@ -204,7 +204,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         action="append",
         default=[],
         metavar="FLAGS",
-        help="also llama-server with these flags (repeatable)",
+        help="also llama-server with these flags, after NAME=VALUE of its environment (repeatable)",
     )
     parser.add_argument(
         "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help="variable of our servers"

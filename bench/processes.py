@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bench import ENVIRONMENT
+
 
 class ServerFailedError(Exception):
     """A server process ended or did not become ready; the message ends with the last lines of its log."""
@@ -57,7 +59,7 @@ class ServerProcess:
         self._log = tempfile.NamedTemporaryFile(prefix="bench-server-", suffix=".log")  # noqa: SIM115 (closed by stop)
         self._process = subprocess.Popen(
             command,
-            env=os.environ | (environment or {}),
+            env={**ENVIRONMENT, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

@@ -67,16 +67,21 @@ def ours(common: Common, environment: dict[str, str] | None = None, name: str = 
 
 
 def llama_server(common: Common, program: Path, name: str = "llama-server", flags: tuple[str, ...] = ()) -> Peer:
-    """llama-server with its defaults and `flags` added."""
+    """llama-server with its defaults and `flags` added; leading NAME=VALUE words are environment variables."""
+    words = list(flags)
+    environment = {}
+    while words and "=" in words[0] and not words[0].startswith("-"):
+        variable, _, value = words.pop(0).partition("=")
+        environment[variable] = value
 
     def start() -> ServerProcess:
         port = free_port()
         command = [
             *(str(program), "-m", common.model, "-t", str(common.threads), "-np", str(common.slots)),
             *("-c", str(common.slots * common.slot_context), "--host", "127.0.0.1", "--port", str(port)),
-            *("--offline", "--no-ui", *flags),
+            *("--offline", "--no-ui", *words),
         ]
-        return ServerProcess(command, port)
+        return ServerProcess(command, port, environment)
 
     return Peer(name, start, note=" ".join(flags) or "its defaults")
 

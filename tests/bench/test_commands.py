@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -151,3 +152,15 @@ def test_peers(root: Path, chat_model_path: Path, llama_server: Path, tmp_path: 
     assert [bar["against"] for bar in found["bars"]] == ["llama-server", "llama-server tuned"]
     (bound,) = found["ceilings"]
     assert bound["output_rate"] > 0
+
+
+def test_servers_start_with_the_environment_of_the_shell(root: Path) -> None:
+    """`llama_native` tunes OpenMP for its own process; a server we compare with must not inherit that."""
+    code = "import os, bench.peers, bench.native; print(os.environ == dict(bench.ENVIRONMENT), *bench.ENVIRONMENT)"
+    clean = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=clean, capture_output=True, text=True, timeout=60, check=True
+    )
+    same, *names = done.stdout.split()
+    assert same == "False", "llama_native no longer sets variables: bench.ENVIRONMENT is not needed any more"
+    assert "GOMP_SPINCOUNT" not in names

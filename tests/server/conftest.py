@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from process import MODEL, ServerProcess
+from server_process import MODEL, ServerProcess
 
 from llama_native import Model, ModelParams
 

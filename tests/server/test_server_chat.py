@@ -6,7 +6,7 @@ import os
 import subprocess
 
 import pytest
-from process import Answer, ServerProcess, user
+from server_process import Answer, ServerProcess, user
 
 from engine import PHASES
 from llama_native import Model

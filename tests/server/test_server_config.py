@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from process import ROOT, environment
+from server_process import ROOT, environment
 
 from server import config
 from server.config import Address, ConfigError

@@ -7,7 +7,7 @@ import socket
 import threading
 
 import pytest
-from process import PATIENCE, ServerProcess, eventually
+from server_process import PATIENCE, ServerProcess, eventually
 
 from server.disconnect import DisconnectWatcher
 

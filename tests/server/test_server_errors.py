@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from process import PATIENCE, ServerProcess, user
+from server_process import PATIENCE, ServerProcess, user
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 
-from process import ServerProcess, eventually
+from server_process import ServerProcess, eventually
 
 ORIGINAL = ("token_creation_duration", "inference_response_duration", "embedding_duration")
 

@@ -3,7 +3,7 @@
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
-from process import ServerProcess
+from server_process import ServerProcess
 
 #: The same request gives the same answer only if the same tokens are computed each time.
 UNCACHED = {"cache_prompt": False}

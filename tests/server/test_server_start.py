@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from process import MODEL, ServerProcess, eventually
+from server_process import MODEL, ServerProcess, eventually
 
 Launch = Callable[..., ServerProcess]
 GUNICORN = (sys.executable, "-m", "gunicorn")

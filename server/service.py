@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine import Engine, EngineError, EngineSettings, Layout, Switch
-from llama_native import LlamaError, Model, ModelParams, Vocab
+from llama_native import LlamaError, Model, ModelParams, UnsupportedModel, Vocab
 from server import boot
 from server.config import Config
 from server.disconnect import DisconnectWatcher
@@ -130,6 +130,8 @@ class Service:
             progress=self._on_progress,
         )
         try:
+            if not model.can_generate:
+                raise UnsupportedModel(f"{model.description} does not generate text; it is an embedding model")
             vocab = model.vocab
             source = model.chat_template()
             if source is None and config.model_prompt_template is None:

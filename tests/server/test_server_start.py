@@ -72,6 +72,13 @@ def test_a_broken_model_file_ends_the_process(launch: Launch, tmp_path: Path, si
     assert "Traceback" not in server.output
 
 
+def test_an_embedding_model_as_chat_model(launch: Launch) -> None:
+    server = launch(MODEL_PATH=str(MODEL.with_name("embed.gguf")))
+    assert server.wait_exit() == 3
+    assert "does not generate text; it is an embedding model" in server.output
+    assert "Traceback" not in server.output
+
+
 @pytest.mark.parametrize("name", ["HTTP_ADDRESS", "PROMETHEUS_HTTP_ADDRESS"])
 def test_an_occupied_port(launch: Launch, name: str) -> None:
     with socket.socket() as taken:

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_native.arrays import TokenLike, Tokens, token_array
 from llama_native.ffi import ffi
-
-Tokens = NDArray[np.int32]
 
 _MAX_TOKENS = 1 << 24
 
@@ -99,16 +98,17 @@ class Batch:
         self._c.n_tokens = i + 1
         return int(i)
 
-    def extend(self, tokens: Tokens | Sequence[int], pos0: int, seq: int, output_last: bool = False) -> int:
+    def extend(self, tokens: TokenLike, pos0: int, seq: int, output_last: bool = False) -> int:
         """Appends tokens of one sequence at the positions pos0, pos0 + 1, ...; returns the index of the last one.
 
-        Raises `ValueError` when there are none or they do not fit; then nothing was added.
+        Raises `ValueError` when there are none, they do not fit or are no token ids; then nothing was added.
         """
-        n, start = len(tokens), self._c.n_tokens
+        array, start = token_array(tokens), self._c.n_tokens
+        n = len(array)
         end = start + n
         if n == 0 or end > self.capacity:
             raise ValueError(f"{n} tokens do not fit a batch with {start} of {self.capacity} taken")
-        self.token[start:end] = tokens
+        self.token[start:end] = array
         self.pos[start:end] = np.arange(pos0, pos0 + n, dtype=np.int32)
         self.n_seq_id[start:end] = 1
         self.seq_id[start:end, 0] = seq

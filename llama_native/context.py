@@ -15,9 +15,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llama_native import log, state
+from llama_native.arrays import Floats, TokenLike, Tokens
 from llama_native.batch import Batch
 from llama_native.context_params import ContextParams
 from llama_native.enums import Pooling
@@ -30,8 +30,6 @@ from llama_native.model import Model
 from llama_native.results import Performance, StepResult
 from llama_native.sampler import Sampler
 from llama_native.threadpool import ThreadPool
-
-Floats = NDArray[np.float32]
 
 
 class Context(Resource):
@@ -58,8 +56,9 @@ class Context(Resource):
         if pointer == ffi.NULL:
             raise ContextError(f"llama.cpp could not create the context: {failure_reason('it gave no reason')}")
         self._handle = Handle(pointer, C.llama_free, model_handle, self._abort_flag)
-        self._pools: tuple[Handle, ...] = ()
-        self._retired_pools: tuple[Handle, ...] = ()
+        self._threads_wanted = (int(c_params.n_threads), int(c_params.n_threads_batch))
+        self._pools: tuple[tuple[Handle, int], ...] = ()
+        self._retired_pools: tuple[tuple[Handle, int], ...] = ()
         self._loras: tuple[Handle, ...] = ()
 
         self.n_ctx = int(C.llama_n_ctx(pointer))
@@ -85,9 +84,13 @@ class Context(Resource):
         self._memory = C.llama_get_memory(pointer)
 
         has_memory = self._memory != ffi.NULL
-        one_shot = not (self.causal and has_memory)  # such batches are not cut into micro-batches
+        pools = params.embeddings and self.pooling != Pooling.NONE
+        if pools and has_memory and self.n_seq_max > 1 and not params.kv_unified:
+            self.close()
+            raise ContextError("pooling several sequences needs kv_unified for this model")  # else vectors are wrong
+        one_shot = pools or not (self.causal and has_memory)  # such batches must not be cut into micro-batches
         self.max_batch = min(self.n_batch, self.n_ubatch) if one_shot else self.n_batch
-        """Most tokens that one call takes: n_batch, but n_ubatch where attention is not causal."""
+        """Most tokens that one call takes: n_batch, or n_ubatch if attention is not causal or embeddings are pooled."""
         self._limits = ffi.new("lucid_limits *")
         self._limits.n_vocab = self.n_vocab
         self._limits.n_tokens_max = self.max_batch
@@ -127,9 +130,7 @@ class Context(Resource):
             raise ContextError("this model has no encoder: use decode")
         self._compute(C.lucid_encode, batch)
 
-    def step(
-        self, batch: Batch, rows: Sequence[int] | NDArray[np.int32] = (), samplers: Sequence[Sampler | None] = ()
-    ) -> StepResult:
+    def step(self, batch: Batch, rows: TokenLike = (), samplers: Sequence[Sampler | None] = ()) -> StepResult:
         """Decodes the batch, then samples a token for each row, in one C call.
 
         :param rows: indices into the batch, of tokens whose output flag is set.
@@ -220,36 +221,46 @@ class Context(Resource):
 
     @property
     def threads(self) -> tuple[int, int]:
-        """Threads for single tokens, and for batches."""
+        """Threads in use for single tokens, and for batches."""
         handle = self._live()
         return int(C.llama_n_threads(handle.pointer)), int(C.llama_n_threads_batch(handle.pointer))
 
     def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
-        """Sets how many threads compute single tokens and batches. Raises `ValueError` for less than 1."""
-        n_batch = n_threads if n_threads_batch is None else n_threads_batch
-        if not (1 <= n_threads <= C.GGML_MAX_N_THREADS and 1 <= n_batch <= C.GGML_MAX_N_THREADS):
-            raise ValueError(f"{n_threads} and {n_batch} threads are out of range")
+        """Sets how many threads compute single tokens and batches. An attached pool with fewer threads limits it.
+
+        Raises `ValueError` for less than 1.
+        """
+        wanted = (n_threads, n_threads if n_threads_batch is None else n_threads_batch)
+        if not all(1 <= n <= C.GGML_MAX_N_THREADS for n in wanted):
+            raise ValueError(f"{wanted[0]} and {wanted[1]} threads are out of range")
         with self._exclusive() as handle:
-            C.llama_set_n_threads(handle.pointer, n_threads, n_batch)
+            self._threads_wanted = wanted
+            self._apply_threads(handle)
 
     def attach_threadpool(self, pool: ThreadPool, batch_pool: ThreadPool | None = None) -> None:
         """Computes with the threads of `pool`, and batches with those of `batch_pool` if given.
 
-        A pool computes for one context at a time. The context keeps the pools alive. The number of threads used is
-        the smaller of the pool's and `threads`.
+        A pool computes for one context at a time. The context keeps the pools alive until it is done with them.
         """
-        pools = [p._live() for p in (pool, batch_pool) if p is not None]
+        pools = [(p._live(), p.n_threads) for p in (pool, batch_pool or pool)]
         with self._exclusive() as handle:
-            C.llama_attach_threadpool(handle.pointer, pools[0].pointer, pools[-1].pointer)
+            C.llama_attach_threadpool(handle.pointer, *(p.pointer for p, _ in pools))
             self._retire_pools(tuple(pools))
+            self._apply_threads(handle)
 
     def detach_threadpool(self) -> None:
         """Computes with llama.cpp's own threads again."""
         with self._exclusive() as handle:
             C.llama_detach_threadpool(handle.pointer)
             self._retire_pools(())
+            self._apply_threads(handle)
 
-    def _retire_pools(self, new: tuple[Handle, ...]) -> None:
+    def _apply_threads(self, handle: Handle) -> None:
+        # ggml does not check that the pool has as many threads as it uses.
+        limits = [n for _, n in self._pools] or self._threads_wanted
+        C.llama_set_n_threads(handle.pointer, *map(min, self._threads_wanted, limits))
+
+    def _retire_pools(self, new: tuple[tuple[Handle, int], ...]) -> None:
         # The backend touches the old pool once more at the next decode, so it must live until then.
         self._retired_pools += self._pools
         self._pools = new
@@ -267,11 +278,11 @@ class Context(Resource):
         """
         state.restore_sequence(self, seq, data)
 
-    def save_sequence(self, path: str | os.PathLike[str], seq: int, tokens: Sequence[int] | NDArray[np.int32]) -> None:
+    def save_sequence(self, path: str | os.PathLike[str], seq: int, tokens: TokenLike) -> None:
         """Writes the state of sequence `seq` and its tokens to a file, all or nothing. Raises `StateError`."""
-        state.save_sequence(self, path, seq, np.asarray(tokens, np.int32))
+        state.save_sequence(self, path, seq, tokens)
 
-    def load_sequence(self, path: str | os.PathLike[str], seq: int) -> NDArray[np.int32]:
+    def load_sequence(self, path: str | os.PathLike[str], seq: int) -> Tokens:
         """Restores sequence `seq` from a file of `save_sequence` and returns its tokens. Raises `StateError`."""
         return state.load_sequence(self, path, seq)
 

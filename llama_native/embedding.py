@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from llama_native.arrays import Floats, TokenLike
 from llama_native.batch import Batch
 from llama_native.context import Context
 from llama_native.enums import Pooling
 from llama_native.errors import ContextError, InvalidBatch
 
 
-def embed(
-    context: Context, inputs: Sequence[NDArray[np.int32] | Sequence[int]], normalize: bool = True
-) -> NDArray[np.float32]:
+def embed(context: Context, inputs: Sequence[TokenLike], normalize: bool = True) -> Floats:
     """Returns one vector for each input, float32 (len(inputs), n_embd_out).
 
     The context must pool (`ContextParams(embeddings=True)` with a pooling model, or an explicit `pooling`). Up to

@@ -5,12 +5,10 @@ It is what benchmarks compare everything else with, and the shortest example of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from llama_native.arrays import TokenLike, token_array
 from llama_native.batch import Batch
 from llama_native.context import Context
 from llama_native.errors import ContextError, InvalidBatch, SamplingError
@@ -38,7 +36,7 @@ class GeneratedToken(NamedTuple):
 
 def generate(
     context: Context,
-    tokens: Sequence[int] | NDArray[np.int32],
+    tokens: TokenLike,
     sampler: Sampler | None = None,
     max_tokens: int = 128,
     seq: int = 0,
@@ -56,7 +54,7 @@ def generate(
     :raises DecodeError: as `Context.decode` does.
     """
     vocab, decoder = context.model.vocab, Utf8Decoder()
-    prompt = np.ascontiguousarray(tokens, np.int32)
+    prompt = token_array(tokens)
     pos = context.memory.pos_max(seq) + 1
     if not context.model.can_generate:
         raise ContextError("this model does not predict next tokens")

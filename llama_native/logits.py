@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from llama_native.arrays import Floats, Tokens
 from llama_native.errors import SamplingError, failure_reason
 from llama_native.ffi import C, ffi
 
 _NOT_FINITE = "the logits are not finite"
 
 
-def argmax(logits: NDArray[np.float32]) -> int:
+def argmax(logits: Floats) -> int:
     """Returns the index of the largest of `logits` (n,), the first of equals.
 
     Raises `SamplingError` if one is NaN or +inf, or all are -inf.
@@ -23,9 +23,7 @@ def argmax(logits: NDArray[np.float32]) -> int:
     return token
 
 
-def top_logprobs(
-    logits: NDArray[np.float32], token: int, k: int
-) -> tuple[float, NDArray[np.int32], NDArray[np.float32]]:
+def top_logprobs(logits: Floats, token: int, k: int) -> tuple[float, Tokens, Floats]:
     """Returns the natural log probability of `token`, and the k likeliest tokens with theirs, best first.
 
     :param logits: float32 (n,).
@@ -52,7 +50,7 @@ def top_logprobs(
     return logprob, ids, logprobs
 
 
-def _row(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def _row(logits: Floats) -> Floats:
     array = np.ascontiguousarray(logits, np.float32)
     if array.ndim != 1 or not array.size:
         raise ValueError("logits must be a flat array that is not empty")

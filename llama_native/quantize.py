@@ -26,8 +26,8 @@ def quantize(
     :param allow_requantize: accept a source whose weights are quantized already; quality suffers.
     :param quantize_output: quantize the output layer too.
     :param pure: use one type for all tensors, not llama.cpp's mixture.
-    :raises QuantizeError: the source cannot be read, the format needs an importance matrix, a tensor does not fit the
-        format, or the disk is full; the message says which. `target` is then unchanged.
+    :raises QuantizeError: the source cannot be read or is quantized already, the target cannot be written; the
+        message carries llama.cpp's reason. `target` is then unchanged.
     """
     log.sync_level()
     source, target = Path(source), Path(target)

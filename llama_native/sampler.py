@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from llama_native.arrays import Floats
 from llama_native.errors import GrammarError, LlamaError, SamplingError, failure_reason
 from llama_native.ffi import C, ffi, text
 from llama_native.handle import Handle, Resource
@@ -68,7 +68,7 @@ class Sampler(Resource):
             token = int(C.lucid_sample(handle.pointer, chain.pointer, row, context.n_vocab))
         return self._sampled(token)
 
-    def sample_logits(self, logits: NDArray[np.float32]) -> int:
+    def sample_logits(self, logits: Floats) -> int:
         """Returns the token chosen from `logits` (n_vocab,), and accepts it. Raises as `sample` does."""
         chain = self._live()
         array = np.ascontiguousarray(logits, np.float32)

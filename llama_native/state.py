@@ -2,8 +2,8 @@
 
 llama.cpp trusts the data it restores, so it is wrapped in an envelope: a magic, the model and the cache layout it was
 made with, sizes and a checksum. Data from elsewhere, cut off or changed gives a `StateError` and nothing is touched.
-Restoring needs the same model file and the same cache types; the context may be larger or smaller, as long as the
-tokens fit. Files are written completely or not at all.
+Restoring needs the same model file, cache types and number of streams; the context may be larger or smaller. If the
+tokens do not fit, the sequence is empty after the error. Files are written completely or not at all.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from llama_native.arrays import TokenLike, Tokens, token_array
 from llama_native.errors import StateError, assertion_failed, failure_reason
 from llama_native.ffi import C, ffi
 
@@ -30,7 +30,7 @@ _SEQUENCE, _WHOLE = 1, 2
 _HEADER = struct.Struct("<8sI16sIQI")
 
 
-def sequence_state(context: Context, seq: int, tokens: NDArray[np.int32] | None = None) -> bytes:
+def sequence_state(context: Context, seq: int, tokens: TokenLike = ()) -> bytes:
     """Returns the state of one sequence. See `Context.sequence_state`."""
     context._check_sequence(seq)
     with context._exclusive() as handle:
@@ -38,10 +38,10 @@ def sequence_state(context: Context, seq: int, tokens: NDArray[np.int32] | None 
         data = ffi.new("uint8_t[]", max(size, 1))
         if size == 0 or int(C.lucid_sequence_get(handle.pointer, seq, data, size)) != size:
             raise _failed(context, "the state of the sequence could not be read")
-        return _pack(context, _SEQUENCE, np.empty(0, np.int32) if tokens is None else tokens, ffi.buffer(data, size))
+        return _pack(context, _SEQUENCE, token_array(tokens), ffi.buffer(data, size))
 
 
-def restore_sequence(context: Context, seq: int, data: bytes | memoryview) -> NDArray[np.int32]:
+def restore_sequence(context: Context, seq: int, data: bytes | memoryview) -> Tokens:
     """Replaces what sequence `seq` holds. Returns the tokens saved with it. See `Context.restore_sequence`."""
     context._check_sequence(seq)
     tokens, payload = _unpack(context, _SEQUENCE, data)
@@ -52,11 +52,11 @@ def restore_sequence(context: Context, seq: int, data: bytes | memoryview) -> ND
     return tokens
 
 
-def save_sequence(context: Context, path: str | os.PathLike[str], seq: int, tokens: NDArray[np.int32]) -> None:
+def save_sequence(context: Context, path: str | os.PathLike[str], seq: int, tokens: TokenLike) -> None:
     """Writes the state of one sequence and its tokens to a file. See `Context.save_sequence`."""
     target = Path(path)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    data = sequence_state(context, seq, np.ascontiguousarray(tokens, np.int32))
+    data = sequence_state(context, seq, tokens)
     try:
         partial.write_bytes(data)
         partial.replace(target)
@@ -66,7 +66,7 @@ def save_sequence(context: Context, path: str | os.PathLike[str], seq: int, toke
         partial.unlink(missing_ok=True)
 
 
-def load_sequence(context: Context, path: str | os.PathLike[str], seq: int) -> NDArray[np.int32]:
+def load_sequence(context: Context, path: str | os.PathLike[str], seq: int) -> Tokens:
     """Restores a sequence from a file and returns its tokens. See `Context.load_sequence`."""
     try:
         data = Path(path).read_bytes()
@@ -96,20 +96,21 @@ def restore_state(context: Context, data: bytes | memoryview) -> None:
 def _fingerprint(context: Context, kind: int) -> bytes:
     """Returns what must be equal for a restore to make sense: the model, and how its cache is laid out."""
     params, header = context.params, context.model.header
-    layout: list[object] = [params.type_k, params.type_v, params.flash_attention, params.swa_full]
+    n_streams = 1 if params.kv_unified else context.n_seq_max
+    layout: list[object] = [params.type_k, params.type_v, params.flash_attention, params.swa_full, n_streams]
     if kind == _WHOLE:
-        layout += [params.kv_unified, context.n_seq_max]
+        layout += [context.n_seq_max]
     tensors = [(name, t.dims, t.type) for name, t in header.tensors.items()]
     return blake2b(repr((layout, header.metadata, tensors)).encode(), digest_size=16).digest()
 
 
-def _pack(context: Context, kind: int, tokens: NDArray[np.int32], payload: Any) -> bytes:
+def _pack(context: Context, kind: int, tokens: Tokens, payload: Any) -> bytes:
     body = tokens.astype("<i4").tobytes() + bytes(payload)
     fingerprint = _fingerprint(context, kind)
     return _HEADER.pack(_MAGIC, kind, fingerprint, len(tokens), len(payload), zlib.crc32(body)) + body
 
 
-def _unpack(context: Context, kind: int, data: bytes | memoryview) -> tuple[NDArray[np.int32], memoryview]:
+def _unpack(context: Context, kind: int, data: bytes | memoryview) -> tuple[Tokens, memoryview]:
     view = memoryview(data).cast("B")
     if len(view) < _HEADER.size or view[:8] != _MAGIC:
         raise StateError("this is not saved state")

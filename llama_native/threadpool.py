@@ -12,6 +12,8 @@ from llama_native.handle import Handle, Resource
 class ThreadPool(Resource):
     """CPU threads for `Context.attach_threadpool`. Contexts keep an attached pool alive after `close()`.
 
+    Where ggml was built with OpenMP, the threads are OpenMP's and only `n_threads`, `priority` and `cpus` count.
+
     :param n_threads: how many threads, the calling one included.
     :param priority: their scheduling priority; above NORMAL may need privileges.
     :param poll: 0 to 100, how eagerly idle threads wait for work instead of sleeping. 0 saves power, 100 time.

@@ -5,19 +5,16 @@ Thread-safe. It knows token ids and their bytes; how the bytes of a stream becom
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
+from llama_native.arrays import TokenLike, Tokens, token_array
 from llama_native.enums import TokenAttr, VocabType
 from llama_native.errors import TokenizeError, failure_reason
 from llama_native.ffi import C, ffi, text
 from llama_native.handle import Handle, Resource
-
-Tokens = NDArray[np.int32]
 
 _GUARDED = -(2**31)
 _MAX_BYTES = 2**31 - 64
@@ -65,9 +62,7 @@ class Vocab(Resource):
                 raise TokenizeError(failure_reason("llama.cpp could not tokenize the text"))
             capacity = -n
 
-    def detokenize(
-        self, tokens: Sequence[int] | Tokens, remove_special: bool = False, unparse_special: bool = False
-    ) -> str:
+    def detokenize(self, tokens: TokenLike, remove_special: bool = False, unparse_special: bool = False) -> str:
         """Returns the text of a whole token sequence. For a stream use `token_bytes` and `Utf8Decoder`.
 
         :param remove_special: leave out a leading BOS and a trailing EOS where the model adds them.
@@ -75,11 +70,12 @@ class Vocab(Resource):
         :raises TokenizeError: a token is outside the vocabulary.
         """
         vocab = self._usable()
-        array = np.ascontiguousarray(tokens, np.int32)
-        if array.ndim != 1 or (array.size and (array.min() < 0 or array.max() >= self.n_tokens)):
-            raise TokenizeError(
-                f"a token is outside the vocabulary of {self.n_tokens}, or the tokens are not a flat list"
-            )
+        try:
+            array = token_array(tokens)
+        except ValueError as error:
+            raise TokenizeError(str(error)) from error
+        if array.size and (array.min() < 0 or array.max() >= self.n_tokens):
+            raise TokenizeError(f"a token is outside the vocabulary of {self.n_tokens}")
         pointer = ffi.from_buffer("llama_token[]", array)
         capacity = 16 * array.size + 64
         while True:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.llama_native import tiny
 
 import llama_native as ln
+from tests.llama_native import tiny
 
 PROMPT = "<|im_start|>user\nWho was Albert Einstein?<|im_end|>\n<|im_start|>assistant\n"
 

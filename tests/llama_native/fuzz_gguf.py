@@ -4,7 +4,8 @@
 
 Each child loads the model, tokenizes, makes a context and decodes one batch. It ends with "loaded" (the damage did not
 matter), "refused" (a LlamaError), "caught" (a LlamaError in place of an assertion that would have ended the process),
-or, for which the exit code of this program is 1, "wrong" (another exception), "hung" or "died" (a signal). Prints one line of JSON. Forks, so it runs in a process of its own.
+or "wrong" (another exception), "hung" or "died" (a signal), for which the exit code of this program is 1. Prints one
+line of JSON. Forks, so it runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 import llama_native as ln
+from llama_native.gguf import read_header
 
 SECONDS = 20
 OUTCOMES = {0: "loaded", 3: "refused", 4: "caught", 5: "wrong"}
@@ -64,7 +66,7 @@ def attempt(path: Path) -> int:
                 context.memory.remove(0, 1)
     except ln.LlamaError as error:
         return CAUGHT if "GGML_ASSERT" in str(error) or "fatal error" in str(error) else REFUSED
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - that is what a fuzzer looks for
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return WRONG
     return LOADED
@@ -96,7 +98,7 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="show what children that failed printed last")
     options = parser.parse_args()
     data = options.model.read_bytes()
-    tensors = sum(-(-t.nbytes // 32) * 32 for t in ln.gguf.read_header(options.model).tensors.values())
+    tensors = sum(-(-t.nbytes // 32) * 32 for t in read_header(options.model).tensors.values())
     header = options.header or len(data) - tensors
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -47,7 +47,8 @@ def test_a_view_outlives_its_batch() -> None:
 def test_extend_takes_arrays_of_other_types_and_slices() -> None:
     batch = Batch(10)
     batch.extend(np.arange(20, dtype=np.int64)[::5], 0, 0)
-    assert batch.token[:4].tolist() == [0, 5, 10, 15]
+    batch.extend(np.arange(20, dtype=np.int32)[::-5], 4, 0)
+    assert batch.token[:8].tolist() == [0, 5, 10, 15, 19, 14, 9, 4]
 
 
 def test_clear_and_reuse() -> None:

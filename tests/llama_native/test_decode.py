@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import llama_native as ln
-from llama_native import samplers as S
+from llama_native import samplers
 from tests.llama_native.conftest import MakeContext, filled
 
 N_VOCAB = 286
@@ -61,7 +61,7 @@ def test_too_many_outputs(tiny_model: ln.Model, make_context: MakeContext) -> No
     context = make_context(tiny_model, n_outputs_max=2)
     batch = filled([5, 6, 7])
     batch.output[:3] = 1
-    with pytest.raises(ln.InvalidBatch, match="3 outputs.*at most 2"):
+    with pytest.raises(ln.InvalidBatch, match=r"3 outputs.*at most 2"):
         context.decode(batch)
     batch.output[0] = 0
     context.decode(batch)
@@ -133,7 +133,7 @@ def test_step_samples_each_row(tiny_model: ln.Model, make_context: MakeContext) 
     context = make_context(tiny_model, n_seq_max=3)
     batch = ln.Batch(16)
     rows = [batch.extend(tokens, 0, seq, output_last=True) for seq, tokens in enumerate([[5, 6], [9], [40, 41, 42]])]
-    with ln.Sampler([S.greedy()]) as greedy, ln.Sampler([S.top_k(1), S.dist(1)]) as top:
+    with ln.Sampler([samplers.greedy()]) as greedy, ln.Sampler([samplers.top_k(1), samplers.dist(1)]) as top:
         result = context.step(batch, np.array(rows, np.int32), [None, greedy, top])
     assert result.tokens == [int(np.argmax(context.logits(row))) for row in rows]
     assert result.failures == {}
@@ -170,7 +170,9 @@ def test_a_row_that_cannot_be_sampled_does_not_hurt_the_others(tiny_model: ln.Mo
     context = make_context(tiny_model, n_seq_max=3)
     batch = ln.Batch(16)
     rows = [batch.extend([5, 6], 0, seq, output_last=True) for seq in range(3)]
-    nothing = ln.Sampler([S.logit_bias(tiny_model.vocab, dict.fromkeys(range(N_VOCAB), -np.inf)), S.greedy()])
+    nothing = ln.Sampler(
+        [samplers.logit_bias(tiny_model.vocab, dict.fromkeys(range(N_VOCAB), -np.inf)), samplers.greedy()]
+    )
     result = context.step(batch, rows, [None, nothing, None])
     assert result.tokens[1] == -1
     assert result.tokens[0] == result.tokens[2] >= 0
@@ -180,7 +182,7 @@ def test_a_row_that_cannot_be_sampled_does_not_hurt_the_others(tiny_model: ln.Mo
 
 def test_a_closed_sampler(tiny_model: ln.Model, make_context: MakeContext) -> None:
     context = make_context(tiny_model)
-    sampler = ln.Sampler([S.greedy()])
+    sampler = ln.Sampler([samplers.greedy()])
     sampler.close()
     with pytest.raises(ln.ClosedError, match="Sampler is closed"):
         context.step(filled([5]), [0], [sampler])

@@ -26,7 +26,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("ours", "name", "prefix"), PAIRS)
-def test_values_are_those_of_the_headers(ours: type[IntEnum] | type[IntFlag], name: str, prefix: str) -> None:
+def test_values_are_those_of_the_headers(ours: type[IntEnum | IntFlag], name: str, prefix: str) -> None:
     theirs = {key.removeprefix(prefix): value for value, key in ffi.typeof(f"enum {name}").elements.items()}
     theirs = {key.removeprefix("MOSTLY_").removeprefix("ALL_"): value for key, value in theirs.items()}
     assert {member.name: int(member) for member in ours.__members__.values()} == theirs

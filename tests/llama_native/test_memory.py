@@ -112,30 +112,27 @@ def test_clear(tiny_model: ln.Model, make_context: MakeContext) -> None:
         assert positions(context) == [(-1, -1)]
 
 
-def test_arguments_out_of_range(tiny_model: ln.Model, make_context: MakeContext) -> None:
-    for unified in (True, False):
-        memory = make_context(tiny_model, n_seq_max=2, kv_unified=unified).memory
-        for seq in (-1, 2, 300, -(2**31)):
-            calls = (
-                lambda seq=seq: memory.pos_min(seq),
-                lambda seq=seq: memory.pos_max(seq),
-                lambda seq=seq: memory.copy(seq, 0),
-                lambda seq=seq: memory.copy(0, seq),
-                lambda seq=seq: memory.keep(seq),
-                lambda seq=seq: memory.shift(seq, 0, 1, 1),
-                lambda seq=seq: memory.divide(seq, 0, 1, 2),
-            )
-            for call in calls:
-                with pytest.raises(ln.SequenceError, match="outside 0..1"):
-                    call()
-            if seq != -1:  # -1 means all sequences
-                with pytest.raises(ln.SequenceError):
-                    memory.remove(seq)
-        for divisor in (0, -2):
-            with pytest.raises(ln.SequenceError, match="divided"):
-                memory.divide(0, 0, 5, divisor)
-        with pytest.raises(ln.SequenceError, match="shift by"):
-            memory.shift(0, 0, 5, 2**31 - 1)
+@pytest.mark.parametrize("unified", [True, False])
+def test_arguments_out_of_range(tiny_model: ln.Model, make_context: MakeContext, unified: bool) -> None:
+    memory = make_context(tiny_model, n_seq_max=2, kv_unified=unified).memory
+    for seq in (-1, 2, 300, -(2**31)):
+        for call in (memory.pos_min, memory.pos_max, memory.keep):
+            with pytest.raises(ln.SequenceError, match=r"outside 0\.\.1"):
+                call(seq)
+        for source, target in ((seq, 0), (0, seq)):
+            with pytest.raises(ln.SequenceError):
+                memory.copy(source, target)
+        for move in (memory.shift, memory.divide):
+            with pytest.raises(ln.SequenceError):
+                move(seq, 0, 1, 1)
+        if seq != -1:  # -1 means all sequences
+            with pytest.raises(ln.SequenceError):
+                memory.remove(seq)
+    for divisor in (0, -2):
+        with pytest.raises(ln.SequenceError, match="divided"):
+            memory.divide(0, 0, 5, divisor)
+    with pytest.raises(ln.SequenceError, match="shift by"):
+        memory.shift(0, 0, 5, 2**31 - 1)
 
 
 def test_ranges_of_any_kind(tiny_model: ln.Model, make_context: MakeContext) -> None:

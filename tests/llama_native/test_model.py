@@ -95,7 +95,7 @@ def test_progress_can_cancel(chat_model_path: Path) -> None:
 
 def test_an_exception_in_progress_comes_out(chat_model_path: Path) -> None:
     def progress(fraction: float) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(fraction)
 
     with pytest.raises(KeyboardInterrupt):
         ln.Model(chat_model_path, progress=progress)

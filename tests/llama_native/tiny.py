@@ -1,4 +1,4 @@
-"""Tiny models with random weights, written with the `gguf` package: real files for real libllama, loaded in milliseconds.
+"""Tiny models with random weights, written with the `gguf` package: real files for real libllama, loaded in a blink.
 
 What they compute is noise, but the same noise every time. Use them for behaviour that does not depend on meaning
 (lifetimes, limits, damage); the demo models show that results are right.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,3 +112,19 @@ def test_source_that_is_none(run_build: RunBuild, tmp_path: Path, name: str) -> 
     result = run_build(source=tmp_path / name)
     assert result.returncode == 2
     assert "LLAMA_CPP_SOURCE" in result.stderr
+
+
+def test_clblast_with_its_cblas_interface(run_build: RunBuild, tmp_path: Path, root: Path) -> None:
+    """A header and a library of CLBlast's names are enough to start; <cblas.h> then means CLBlast's."""
+    include, library = tmp_path / "include", tmp_path / "lib"
+    include.mkdir()
+    library.mkdir()
+    (include / "clblast_netlib_c.h").write_text("#define CLBLAST_HEADER 1\n")
+    subprocess.run(["cc", "-shared", "-x", "c", "/dev/null", "-o", library / "libclblast.so"], check=True)
+    places = {"CPATH": str(include), "LIBRARY_PATH": str(library)}
+    result = run_build("--clblast", "--print-prefix", source=write_tree(tmp_path / "tree"), **places)
+    assert result.returncode == 0, result.stderr
+
+    program = "#include <cblas.h>\n#ifndef CLBLAST_HEADER\n#error not CLBlast\n#endif\n"
+    command = ["c++", "-E", "-x", "c++", "-I", str(root / "vendor/llama.cpp/clblast"), "-I", str(include), "-"]
+    subprocess.run(command, input=program, text=True, check=True, capture_output=True)

@@ -1,15 +1,3 @@
-/* CBLAS as ggml's BLAS backend expects it, on CLBlast's Netlib interface.
- *
- * CLBlast declares cblas_sgemm with enumerations of its own names; their values are those of CBLAS. build_llama.sh
- * --clblast puts this folder on the include path, so that `#include <cblas.h>` finds it. */
-#ifndef LUCID_CLBLAST_CBLAS_H
-#define LUCID_CLBLAST_CBLAS_H
-
+/* ggml's BLAS backend includes <cblas.h>; CLBlast has the same functions and names in a header of its own.
+ * build_llama.sh --clblast puts this folder on the include path. */
 #include <clblast_netlib_c.h>
-
-#define CblasRowMajor CLBlastLayoutRowMajor
-#define CblasColMajor CLBlastLayoutColMajor
-#define CblasNoTrans CLBlastTransposeNo
-#define CblasTrans CLBlastTransposeYes
-
-#endif

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -351,18 +350,9 @@ class Context(Resource):
         """From now on every call fails: llama.cpp stopped in the middle of something."""
         self._broken = reason
 
-    @contextmanager
-    def _exclusive(self) -> Iterator[Handle]:
-        """Lets one thread in. Gives the handle, which keeps the C object alive even if another thread closes us."""
-        if not self._busy.acquire(blocking=False):
-            raise ContextError("the context is in use by another thread")
-        try:
-            handle = self._live()
-            if self._broken is not None:
-                raise ContextError(f"the context is unusable after an internal failure: {self._broken}")
-            yield handle
-        finally:
-            self._busy.release()
+    def _exclusive(self) -> _Exclusive:
+        """Lets one thread in: `with context._exclusive() as handle`."""
+        return _Exclusive(self)
 
     def _reserve_rows(self, n: int) -> None:
         self._rows = np.zeros(n, np.int32)
@@ -370,6 +360,29 @@ class Context(Resource):
         self._tokens = np.zeros(n, np.int32)
         self._tokens_c = ffi.from_buffer("int32_t[]", self._tokens)
         self._sampler_pointers = ffi.new("struct llama_sampler *[]", n)
+
+
+class _Exclusive:
+    """One thread's turn at a context. Gives the handle, which keeps the C object even if another thread closes it."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> Handle:
+        context = self._context
+        if not context._busy.acquire(blocking=False):
+            raise ContextError("the context is in use by another thread")
+        handle = context._handle
+        if handle is None or context._broken is not None:
+            context._busy.release()
+            context._live()
+            raise ContextError(f"the context is unusable after an internal failure: {context._broken}")
+        return handle
+
+    def __exit__(self, *_: object) -> None:
+        self._context._busy.release()
 
 
 def _keep(*_: object) -> None:

@@ -43,8 +43,8 @@ __all__ = [
     "Request",
     "SamplingParams",
     "Switch",
-    "TokenLogprobs",
     "Timings",
+    "TokenLogprobs",
     "clock",
     "make_plan",
 ]

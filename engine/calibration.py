@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import platform
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,9 @@ CHUNK_TOLERANCE: Final = 0.95
 
 #: Seconds that the prefill of one candidate may take; slower models are probed with shorter prompts.
 PREFILL_BUDGET: Final = 2.5
+
+#: Share of the processor time that a measurement must have got to be remembered. Waiting at barriers costs some.
+UNDISTURBED: Final = 0.7
 
 #: Cells per sequence while probing.
 PROBE_CONTEXT: Final = 768
@@ -79,13 +83,22 @@ def calibrate(model: Model, settings: EngineSettings, plan: Plan) -> Calibration
     known = _read(path)
     if known is not None:
         return known
-    begin = clock()
+    begin, cpu_begin = clock(), time.process_time()
     candidates = [*_layouts(model, settings, plan)]
-    best = min(candidates, key=lambda candidate: candidate.cost)
+    best = min(candidates, key=_cost)
     candidates += _threads(model, settings, plan, best)
-    best = min(candidates, key=lambda candidate: candidate.cost)
-    result = Calibration(best, tuple(candidates), clock() - begin, cached=False)
-    _write(path, result)
+    best = min(candidates, key=_cost)
+    seconds = clock() - begin
+    result = Calibration(best, tuple(candidates), seconds, cached=False)
+    share = (time.process_time() - cpu_begin) / (seconds * plan.threads)
+    if share < UNDISTURBED:
+        log.warning(
+            "other work took the processor while the engine was calibrated (it got %.0f%%); "
+            "the choice is used now and measured again at the next start",
+            100 * share,
+        )
+    else:
+        _write(path, result)
     return result
 
 
@@ -101,14 +114,16 @@ def apply(plan: Plan, chosen: Candidate) -> Plan:
     )
 
 
-def open_choices(settings: EngineSettings, plan: Plan) -> list[tuple[bool, bool]]:
-    """The (flash attention, unified layout) pairs that the settings allow."""
+def attention_choices(settings: EngineSettings, plan: Plan) -> list[bool]:
+    """Whether flash attention may be off, on, or both."""
     if plan.kv_type.name not in ("F16", "F32", "BF16"):
-        attention = [True]
-    else:
-        attention = [False, True] if settings.flash_attention is Switch.AUTO else [plan.flash_attention]
-    layouts = [False, True] if settings.kv_layout is Layout.AUTO and plan.parallel > 1 else [plan.unified]
-    return [(flash, unified) for flash in attention for unified in layouts]
+        return [True]  # llama.cpp has quantized values with flash attention only
+    return [False, True] if settings.flash_attention is Switch.AUTO else [plan.flash_attention]
+
+
+def layout_choices(settings: EngineSettings, plan: Plan) -> list[bool]:
+    """Whether the unified layout may be off, on, or both; the first is tried first."""
+    return [False, True] if settings.kv_layout is Layout.AUTO and plan.parallel > 1 else [plan.unified]
 
 
 def thread_choices(settings: EngineSettings, plan: Plan) -> list[int]:
@@ -118,30 +133,34 @@ def thread_choices(settings: EngineSettings, plan: Plan) -> list[int]:
     return sorted({plan.threads, max(1, plan.threads // 2)}, reverse=True)
 
 
+def measure(model: Model, plan: Plan, flash: bool, unified: bool) -> Candidate | None:
+    """Time one combination of attention and layout with the plan's threads; None if llama.cpp refuses it."""
+    trial = _trial(plan, flash, unified)
+    try:
+        context = make_context(model, trial)
+    except ContextError as error:
+        log.info("flash attention %s, unified %s: not possible here: %s", flash, unified, error)
+        return None
+    with context:
+        probe = Probe(context)
+        prefill = probe.prefill(PREFILL_BUDGET)
+        probe.spread()
+        return _candidate(trial, prefill, probe.decode(1), probe.decode(plan.parallel))
+
+
 def _layouts(model: Model, settings: EngineSettings, plan: Plan) -> list[Candidate]:
-    """Every allowed combination of attention and layout, with all threads."""
-    result: list[Candidate] = []
-    prefilled: dict[bool, tuple[bytes, dict[int, float]]] = {}
-    for flash, unified in open_choices(settings, plan):
-        trial = _trial(plan, flash, unified)
-        try:
-            context = make_context(model, trial)
-        except ContextError as error:
-            log.info("flash attention %s, unified %s: not possible here: %s", flash, unified, error)
-            continue
-        with context:
-            one = Probe(context)
-            if flash in prefilled:
-                # the prompt's keys and values are the same in either layout, so that one prefill serves both
-                state, prefill = prefilled[flash]
-                one.warm_up()
-                one.spread(state)
-            else:
-                prefill = one.prefill(PREFILL_BUDGET)
-                prefilled[flash] = one.state(), prefill
-                one.spread()
-            result.append(_candidate(trial, prefill, one.decode(1), one.decode(plan.parallel)))
-    return result
+    """Attention first, in one layout, then the other layout with the better attention."""
+    first, *others = layout_choices(settings, plan)
+    result = [measure(model, plan, flash, first) for flash in attention_choices(settings, plan)]
+    found = [candidate for candidate in result if candidate is not None]
+    if not found:
+        raise ContextError("llama.cpp refuses every combination of flash attention and KV layout that is allowed")
+    best = min(found, key=_cost)
+    for unified in others:
+        other = measure(model, plan, best.flash_attention, unified)
+        if other is not None:
+            found.append(other)
+    return found
 
 
 def _threads(model: Model, settings: EngineSettings, plan: Plan, best: Candidate) -> list[Candidate]:
@@ -174,6 +193,10 @@ def _threads(model: Model, settings: EngineSettings, plan: Plan, best: Candidate
                 )
             )
     return result
+
+
+def _cost(candidate: Candidate) -> float:
+    return candidate.cost
 
 
 def _trial(plan: Plan, flash: bool, unified: bool) -> Plan:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from typing import Final
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from engine.timings import clock
 from llama_native import Batch, DecodeError, Model, Sampler, top_logprobs
 
 log = logging.getLogger(__name__)
+
+#: How long `close` lets the step under way finish before it breaks it off.
+GRACE_SECONDS: Final = 0.5
 
 
 class Engine:
@@ -64,7 +68,7 @@ class Engine:
         self._wake = threading.Event()
         self._submitted: deque[tuple[Generation, Sampler | None]] = deque()
         self._samplers: dict[Generation, Sampler | None] = {}
-        self._cancelled: deque[Generation] = deque()
+        self._left: deque[tuple[Generation, bool]] = deque()
         self._closing = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
@@ -79,8 +83,10 @@ class Engine:
             self._closing = True
         self._wake.set()
         if self._thread.ident is not None:
-            self._native.abort()
-            self._thread.join()
+            self._thread.join(GRACE_SECONDS)
+            if self._thread.is_alive():
+                self._native.abort()
+                self._thread.join()
         self._native.close()
 
     @property
@@ -105,7 +111,7 @@ class Engine:
             token = low if low < 0 else high
             raise InvalidRequest("prompt", f"token {token} is outside the vocabulary of {self.model.vocab.n_tokens}")
         sampler = make_sampler(request.sampling, self.model)
-        generation = Generation(request, self.model.vocab, self._cancel)
+        generation = Generation(request, self.model.vocab, self._leave_early)
         try:
             with self._lock:
                 if not self.alive:
@@ -140,8 +146,9 @@ class Engine:
     def _idle_sequences(self) -> int:
         return len(self._kv.sequences) - len(self._scheduler.running)
 
-    def _cancel(self, generation: Generation) -> None:
-        self._cancelled.append(generation)
+    def _leave_early(self, generation: Generation, complete: bool) -> None:
+        """The consumer wants no more: its stop string was found (`complete`), or it cancelled."""
+        self._left.append((generation, complete))
         self._wake.set()
 
     def _warm_up(self) -> None:
@@ -182,9 +189,11 @@ class Engine:
             generation, sampler = self._submitted.popleft()
             self._samplers[generation] = sampler
             self._scheduler.waiting.append(generation)
-        while self._cancelled:
-            if self._drop(self._cancelled.popleft(), None):
-                self._counters.cancelled += 1
+        while self._left:
+            generation, complete = self._left.popleft()
+            if self._drop(generation, None):
+                self._counters.finished += complete
+                self._counters.cancelled += not complete
 
     def _expire(self) -> None:
         for generation, error in list(self._scheduler.expired()):
@@ -282,11 +291,11 @@ class Engine:
 
     def _finish(self, run: Run, finish_reason: str) -> None:
         self._kv.release(run.sequence)
-        self._leave(run)
+        self._retire(run)
         self._counters.finished += 1
         run.generation.put(End(finish_reason))
 
-    def _leave(self, run: Run) -> None:
+    def _retire(self, run: Run) -> None:
         """Take a run off the books; its sequence has been dealt with."""
         self._scheduler.running.remove(run)
         self._forget(run.generation)
@@ -306,7 +315,7 @@ class Engine:
         else:
             run = next(run for run in self._scheduler.running if run.generation is generation)
             self._kv.release(run.sequence)
-            self._leave(run)
+            self._retire(run)
         generation.put(End(error=error))
         return True
 
@@ -321,7 +330,7 @@ class Engine:
     def _break_off(self, run: Run, error: GenerationFailed) -> None:
         """End a run whose sequence may hold anything now."""
         self._kv.discard(run.sequence)
-        self._leave(run)
+        self._retire(run)
         self._counters.failed += 1
         run.generation.put(End(error=error))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from engine.request import Request
 from engine.stops import StopMatcher
@@ -61,7 +61,7 @@ class Generation:
     which cancels on exit whatever is left.
     """
 
-    def __init__(self, request: Request, vocab: Vocab, on_cancel: Callable[[Generation], None]) -> None:
+    def __init__(self, request: Request, vocab: Vocab, on_leave: Callable[[Generation, bool], None]) -> None:
         self.request = request
         self.timings = request.timings
         #: Tokens of the prompt, those of them found in the KV cache, and tokens of the answer handed out so far.
@@ -72,7 +72,7 @@ class Generation:
         self.finish_reason: str | None = None
         self.submitted = clock()
         self._vocab = vocab
-        self._on_cancel = on_cancel
+        self._on_leave = on_leave
         self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._utf8 = Utf8Decoder()
         self._stops = StopMatcher(request.stop)
@@ -80,7 +80,7 @@ class Generation:
         self._logprobs: list[TokenLogprobs] = []
         self._over = False
 
-    def __enter__(self) -> Generation:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -94,16 +94,16 @@ class Generation:
                 return
 
     def next(self, timeout: float | None = None) -> Piece | None:
-        """Wait for the next piece, at most `timeout` seconds (None: for ever); None when none came in time, or when
-        the last one has been handed out. Raises what ended the generation, if an error did.
+        """Wait for the next piece, at most `timeout` seconds (None: for ever).
+
+        None when none came in time, when the last one has been handed out, or when the generation was cancelled.
+        Raises what ended the generation, if an error did.
         """
         deadline = None if timeout is None else clock() + timeout
         while not self._over:
             try:
                 item = self._items.get(timeout=None if deadline is None else max(0.0, deadline - clock()))
             except queue.Empty:
-                return None
-            if self._over:  # cancelled by another thread meanwhile
                 return None
             begin = clock()
             piece = self._take(item)
@@ -116,7 +116,7 @@ class Generation:
         """Stop computing for this request. Harmless when it is over; nothing more is yielded after it."""
         if not self._over:
             self._over = True
-            self._on_cancel(self)
+            self._on_leave(self, False)
 
     @property
     def over(self) -> bool:
@@ -128,6 +128,8 @@ class Generation:
         self._items.put(item)
 
     def _take(self, item: Item) -> Piece | None:
+        if self._over:  # cancelled by another thread while this one waited
+            return None
         if isinstance(item, End):
             self._over = True
             if item.error is not None:
@@ -143,7 +145,8 @@ class Generation:
         self.completion_tokens += 1
         text = self._stops.feed(self._utf8.feed(self._vocab.token_bytes(token)))
         if self._stops.matched:
-            self.cancel()
+            self._over = True
+            self._on_leave(self, True)
             return self._piece(text, STOP)
         return self._piece(text, None) if text else None
 

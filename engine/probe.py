@@ -48,13 +48,11 @@ class Probe:
             per_token = result[size] = seconds / size
         return result
 
-    def spread(self, state: bytes | None = None) -> None:
-        """Let every sequence hold the prompt, in cells of its own; `state` is one from a context computed before."""
-        data = self._context.sequence_state(0) if state is None else state
-        first = 1 if state is None else 0
-        for sequence in range(first, self._context.n_seq_max):
-            self._context.restore_sequence(sequence, data)
-        self._depth = self._context.memory.pos_max(0) + 1
+    def spread(self) -> None:
+        """Let every sequence hold the prompt of sequence 0, in cells of its own."""
+        state = self._context.sequence_state(0)
+        for sequence in range(1, self._context.n_seq_max):
+            self._context.restore_sequence(sequence, state)
 
     def decode(self, rows: int, steps: int = STEPS) -> float:
         """Seconds of a decode step of the sequences 0 to `rows` - 1; the best of `steps`, after one untimed."""
@@ -79,10 +77,6 @@ class Probe:
             self._context.memory.remove(0, depth, -1)
             self._depth = depth
         return min(times)
-
-    def state(self) -> bytes:
-        """The computed prompt, for `spread` in another context with the same attention."""
-        return self._context.sequence_state(0)
 
     def _prefill(self, size: int) -> float:
         self._batch.clear()

@@ -78,7 +78,7 @@ class SamplingParams:
         _within("typical_p", self.typical_p, 0.0, 1.0)
         _within("top_n_sigma", self.top_n_sigma, -1.0, 100.0)
         if self.seed is not None:
-            _within("seed", self.seed, 0, 2**32 - 1)
+            _within("seed", self.seed, 0, 2**32 - 2)  # 2**32 - 1 means "draw one" to llama.cpp
         _within("repeat_penalty", self.repeat_penalty, 0.01, 100.0)
         _within("repeat_last_n", self.repeat_last_n, -1, 2**20)
         _within("frequency_penalty", self.frequency_penalty, -100.0, 100.0)

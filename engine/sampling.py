@@ -9,6 +9,7 @@ from __future__ import annotations
 from engine.errors import InvalidRequest
 from engine.request import SamplingParams
 from llama_native import GrammarError, Model, Sampler, samplers
+from llama_native.sampler import Step
 
 
 def make_sampler(params: SamplingParams, model: Model) -> Sampler | None:
@@ -40,10 +41,10 @@ def make_sampler(params: SamplingParams, model: Model) -> Sampler | None:
         raise InvalidRequest("grammar", str(error)) from error
 
 
-def _shaping(params: SamplingParams, model: Model) -> list[samplers.Step]:
+def _shaping(params: SamplingParams, model: Model) -> list[Step]:
     """The samplers that change logits one by one, whatever the others are."""
     vocab = model.vocab
-    steps: list[samplers.Step] = []
+    steps: list[Step] = []
     if params.logit_bias:
         steps.append(samplers.logit_bias(vocab, dict(params.logit_bias)))
     if params.grammar is not None:
@@ -76,9 +77,9 @@ def _look_back(last_n: int, model: Model) -> int:
     return model.n_ctx_train if last_n < 0 else last_n
 
 
-def _truncation(params: SamplingParams) -> list[samplers.Step]:
+def _truncation(params: SamplingParams) -> list[Step]:
     """The samplers that drop improbable tokens, in llama.cpp's usual order; neutral ones are left out."""
-    steps: list[samplers.Step] = []
+    steps: list[Step] = []
     if params.top_n_sigma > 0:
         steps.append(samplers.top_n_sigma(params.top_n_sigma))
     if params.top_k:

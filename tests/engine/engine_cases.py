@@ -16,7 +16,7 @@ MakeEngine = Callable[..., Engine]
 
 GREEDY = SamplingParams(temperature=0.0)
 
-WORDS = "the old harbour of Lisbon at dawn with ships from every sea and gulls above the quay ".split()
+PASSAGE = "the old harbour of Lisbon at dawn with ships from every sea and gulls above the quay "
 
 
 def chat(model: Model, question: str, context: str = "") -> Tokens:

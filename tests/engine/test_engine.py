@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from engine_cases import GREEDY, WORDS, MakeEngine, answer, chat, settle, text_of
+from engine_cases import GREEDY, PASSAGE, MakeEngine, answer, chat, settle, text_of
 
 from engine import (
     DeadlineExceeded,
@@ -51,7 +51,7 @@ def test_counts_and_timings(model: Model, make_engine: MakeEngine) -> None:
 
 def test_a_second_question_computes_only_what_is_new(model: Model, make_engine: MakeEngine, layout: Layout) -> None:
     engine = make_engine(model, kv_layout=layout)
-    context = " ".join(WORDS * 8)
+    context = PASSAGE * 8
     first = chat(model, "What is the weather?", context)
     second = chat(model, "Where is the harbour?", context)
     shared = int((first[: second.size] != second[: first.size]).argmax())
@@ -66,7 +66,7 @@ def test_simultaneous_cold_requests_prefill_their_context_once(
     model: Model, make_engine: MakeEngine, layout: Layout
 ) -> None:
     engine = make_engine(model, kv_layout=layout)
-    context = " ".join(WORDS * 10)
+    context = PASSAGE * 10
     prompts = [chat(model, f"Question {i}: what do you see?", context) for i in range(4)]
     shared = min(int((prompts[0][: p.size] != p[: prompts[0].size]).argmax()) for p in prompts[1:])
     generations = [engine.submit(Request(prompt, 4, GREEDY)) for prompt in prompts]
@@ -236,7 +236,7 @@ def test_a_requests_own_deadline(model: Model, make_engine: MakeEngine) -> None:
 @pytest.mark.parametrize("after", ["submit", "first token", "queue"])
 def test_cancel_frees_the_sequence(model: Model, make_engine: MakeEngine, after: str) -> None:
     engine = make_engine(model, parallel=1)
-    prompt = chat(model, "Count to one thousand.", " ".join(WORDS * 20))
+    prompt = chat(model, "Count to one thousand.", PASSAGE * 20)
     generation = engine.submit(Request(prompt, 800, GREEDY, ignore_eos=True))
     if after == "first token":
         assert generation.next(timeout=60) is not None

@@ -21,7 +21,7 @@ from engine import InvalidRequest, Request, SamplingParams
         ("min_p", -0.1),
         ("typical_p", 2.0),
         ("seed", -1),
-        ("seed", 2**32),
+        ("seed", 2**32 - 1),
         ("repeat_penalty", 0.0),
         ("repeat_last_n", -2),
         ("frequency_penalty", math.inf),

@@ -1,0 +1,141 @@
+"""Nothing is lost, doubled or mixed up: not by reuse, not by company, not by load."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_cases import GREEDY, PASSAGE, MakeEngine, Tokens, answer, chat, text_of
+
+from engine import Engine, Generation, Layout, Request, SamplingParams, TokenLogprobs
+from llama_native import Model
+
+sys.path.append(str(Path(__file__).parent.parent / "llama_native"))
+import tiny
+
+#: Largest difference in log probability, over the tokens that are at least 1% probable, between a prompt with and
+#: without reuse. With weights, keys and values in 32 bits only the order of additions differs. The demo model's
+#: weights have 4 bits, and llama.cpp rounds activations to 8 bits for them, differently for one token and for many:
+#: computing a prompt token by token instead of at once changes its log probabilities by up to 0.32 by itself.
+TOLERANCE_F32 = 1e-4
+TOLERANCE_Q4 = 0.5
+
+TOP = SamplingParams(temperature=0.0, logprobs=20)
+
+
+def next_token(engine: Engine, prompt: Tokens, cache_prompt: bool) -> tuple[TokenLogprobs, int]:
+    """The distribution of the token after `prompt`, and how many tokens came from the cache."""
+    generation = engine.submit(Request(prompt, 1, TOP, cache_prompt=cache_prompt))
+    (entry,) = [entry for piece in generation for entry in piece.logprobs or ()]
+    return entry, generation.cached_tokens
+
+
+def distance(a: TokenLogprobs, b: TokenLogprobs) -> float:
+    """The largest difference in log probability over the tokens that both find at least 1% probable."""
+    first, second = dict(a.top), dict(b.top)
+    return max(abs(first[t] - second[t]) for t in first.keys() & second.keys() if first[t] > np.log(0.01))
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """Random weights in 32 bits: whatever goes wrong with positions or cells changes its logits by far."""
+    with Model(tiny.llama(tmp_path_factory.mktemp("tiny") / "llama.gguf")) as loaded:
+        yield loaded
+
+
+def test_reuse_is_exact_in_any_company(tiny_model: Model, make_engine: MakeEngine, layout: Layout) -> None:
+    """Many prompts with common beginnings, asked warm and cold, while others start, run and end around them."""
+    engine = make_engine(tiny_model, kv_layout=layout, context=400, step_ms=2, kv_type="f32")
+    chance = random.Random(3)
+    stock: list[Tokens] = []
+    company: list[Generation] = []
+    reused = 0
+    for _ in range(60):
+        if chance.random() < 0.4:
+            prompt = np.array(chance.choices(range(3, 200), k=chance.randrange(1, 150)), dtype=np.int32)
+            company.append(engine.submit(Request(prompt, chance.randrange(1, 200), GREEDY, ignore_eos=True)))
+        if len(company) > 2:
+            company.pop(chance.randrange(3)).cancel()
+        tail = np.array(chance.choices(range(3, 200), k=chance.randrange(1, 60)), dtype=np.int32)
+        head = chance.choice(stock)[: chance.randrange(1, 250)] if stock else tail
+        prompt = np.concatenate([head, tail])
+        stock.append(prompt)
+        warm, cached = next_token(engine, prompt, cache_prompt=True)
+        cold, _ = next_token(engine, prompt, cache_prompt=False)
+        reused += cached
+        assert distance(warm, cold) < TOLERANCE_F32
+    assert reused > 1000
+    for generation in company:
+        generation.cancel()
+
+
+def test_reuse_on_the_demo_model(model: Model, make_engine: MakeEngine, layout: Layout) -> None:
+    engine = make_engine(model, kv_layout=layout)
+    chance = random.Random(1)
+    words = PASSAGE.split()
+    for _ in range(8):
+        context = " ".join(words * chance.randrange(1, 4))
+        prompt = chat(model, " ".join(chance.choices(words, k=chance.randrange(1, 30))), context)
+        warm, _ = next_token(engine, prompt, cache_prompt=True)
+        cold, nothing = next_token(engine, prompt, cache_prompt=False)
+        assert nothing == 0
+        assert distance(warm, cold) < TOLERANCE_Q4
+
+
+def test_every_character_arrives_once_and_at_its_own_request(
+    model: Model, make_engine: MakeEngine, layout: Layout
+) -> None:
+    """Grammars force texts that are known beforehand, so that any slip shows."""
+    engine = make_engine(model, kv_layout=layout)
+    chance = random.Random(2)
+    alphabet = "abc xyz 019 äöü €ß 漢字 🙂🚀 \n"
+    wanted = ["".join(chance.choices(alphabet, k=30)) + str(i) for i in range(12)]
+    generations = []
+    for i, text in enumerate(wanted):
+        literal = text.replace("\n", "\\n")
+        sampling = SamplingParams(temperature=0.0, grammar=f'root ::= "{literal}"')
+        context = PASSAGE * (i % 3)
+        generations.append(engine.submit(Request(chat(model, f"Question {i}", context), 200, sampling)))
+    for text, generation in zip(wanted, generations, strict=True):
+        assert text_of(generation) == text
+        assert generation.finish_reason == "stop"
+
+
+def test_a_sequence_taken_over_while_another_copies_from_it(model: Model, make_engine: MakeEngine) -> None:
+    """A long idle conversation, a newcomer that shares its beginning only, and the conversation going on."""
+    engine = make_engine(model, kv_layout=Layout.STREAMS)
+    long = chat(model, "Tell me all about it.", PASSAGE * 25)
+    answer(engine, long, 2)
+    fork = engine.submit(Request(chat(model, "Something else?", PASSAGE * 5), 2, GREEDY))
+    text_of(fork)
+    assert fork.cached_tokens > 50
+    again = engine.submit(Request(long, 2, GREEDY))
+    text_of(again)
+    assert again.cached_tokens == long.size - 1, "the long conversation was sacrificed for a short prefix"
+
+
+@pytest.fixture(scope="module")
+def gemma(gemma_model_path: Path) -> Iterator[Model]:
+    with Model(gemma_model_path) as loaded:
+        yield loaded
+
+
+def test_sliding_window_attention(gemma: Model, make_engine: MakeEngine, layout: Layout) -> None:
+    """Prompts longer than the window, cut inside and before it, give the same answers with reuse as without."""
+    assert gemma.n_swa > 0
+    engine = make_engine(gemma, kv_layout=layout, parallel=2, context=2048)
+
+    def prompt(question: str, passages: int) -> Tokens:
+        text = f"<start_of_turn>user\n{PASSAGE * passages}{question}<end_of_turn>\n<start_of_turn>model\n"
+        return gemma.vocab.tokenize(text, add_special=True, parse_special=True)
+
+    base = prompt("Where is it?", 45)
+    assert base.size > gemma.n_swa + 100
+    for question, passages in [("Where is it?", 45), ("Who is there?", 45), ("When?", 10), ("Why there?", 45)]:
+        warm, _ = next_token(engine, prompt(question, passages), cache_prompt=True)
+        cold, _ = next_token(engine, prompt(question, passages), cache_prompt=False)
+        assert distance(warm, cold) < TOLERANCE_Q4

@@ -47,19 +47,44 @@ class Memory:
         """Forgets all sequences. `data=False` leaves the old numbers in place, which is faster and just as right."""
         self._run(C.lucid_memory_clear, data)
 
+    def can_continue(self, seq: int, pos: int) -> bool:
+        """Returns whether `seq` can be cut at `pos` and go on from there: whether what a token at `pos` needs is held.
+
+        Always true for plain attention. Sliding-window layers forget what is behind their window (unless `swa_full`),
+        and a recurrent state can only be continued at its end. Position 0, a fresh start, is always possible.
+        """
+        self._context._check_sequence(seq)
+        end = self.pos_max(seq) + 1
+        if pos == 0 or pos == end:
+            return True
+        if not 0 < pos < end or self._context._recurrent:
+            return False
+        return self._context._window == 0 or self.pos_min(seq) <= max(0, pos - self._context._window)
+
     def remove(self, seq: int, p0: int = -1, p1: int = -1) -> bool:
         """Forgets the tokens of `seq` (-1: of all sequences) in the range.
 
-        Returns False when the model's memory cannot be cut there (recurrent models); then nothing changed. Removing
-        a whole sequence always succeeds.
+        Returns False, and nothing changed, where the model's memory cannot be cut (see `can_continue`). Removing a
+        whole sequence always succeeds.
         """
-        if seq != -1:
+        if seq == -1:
+            if p0 > 0 and not all(self._can_cut(other, p0, p1) for other in range(self._context.n_seq_max)):
+                return False
+        else:
             self._context._check_sequence(seq)
+            if not self._can_cut(seq, p0, p1):
+                return False
         with self._exclusive():
             removed = bool(C.lucid_memory_remove(self._pointer, seq, p0, p1))
             if not removed and C.lucid_failure() != C.LUCID_OK:
                 raise self._failed()
         return removed
+
+    def _can_cut(self, seq: int, p0: int, p1: int) -> bool:
+        """Returns whether removing the range leaves a sequence that can go on. llama.cpp would compute nonsense."""
+        if not self._context._window or p0 <= 0 or p0 > self.pos_max(seq) or 0 <= p1 <= self.pos_max(seq):
+            return True
+        return self.can_continue(seq, p0)
 
     def copy(self, src: int, dst: int, p0: int = -1, p1: int = -1) -> None:
         """Makes the tokens of `src` in the range also belong to `dst`.
@@ -68,19 +93,20 @@ class Memory:
         own stream, the numbers are copied at the next decode, only whole sequences can be copied, and `dst` loses
         what it had.
 
-        :raises SequenceError: a part of a sequence was asked for and the cache is not unified.
+        :raises SequenceError: a part of a sequence was asked for and the cache is not unified, or the model's memory
+            cannot be cut there (see `can_continue`).
         """
-        self._context._check_sequence(src)
-        self._context._check_sequence(dst)
+        context = self._context
+        context._check_sequence(src)
+        context._check_sequence(dst)
         if src == dst:
             return
-        if not self._context.params.kv_unified and self._context.n_seq_max > 1 and self.exists:
-            if p0 > 0 or (p1 >= 0 and p1 <= self.pos_max(src)):
-                raise SequenceError(
-                    "only a whole sequence can be copied to another stream: use kv_unified, or no range"
-                )
-            p0 = p1 = -1
-        self._run(C.lucid_memory_copy, src, dst, p0, p1)
+        partial = p0 > 0 or 0 <= p1 <= self.pos_max(src)
+        if partial and not context.params.kv_unified and context.n_seq_max > 1 and self.exists:
+            raise SequenceError("only a whole sequence can be copied to another stream: use kv_unified, or no range")
+        if 0 < p1 <= self.pos_max(src) and not self.can_continue(src, p1):
+            raise SequenceError(f"the memory of this model does not hold what sequence {src} needs at position {p1}")
+        self._run(C.lucid_memory_copy, src, dst, *((p0, p1) if partial else (-1, -1)))
 
     def keep(self, seq: int) -> None:
         """Forgets every sequence but `seq`."""

@@ -36,6 +36,13 @@ def mamba_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ln.Model]:
 
 
 @pytest.fixture(scope="session")
+def window_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ln.Model]:
+    """A generated model with sliding-window layers: they see 16 tokens."""
+    with ln.Model(tiny.gemma(tmp_path_factory.mktemp("gemma") / "gemma.gguf", window=16)) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
 def chat_model(chat_model_path: Path) -> Iterator[ln.Model]:
     """The demo chat model."""
     with ln.Model(chat_model_path) as model:

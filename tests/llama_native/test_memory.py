@@ -167,10 +167,66 @@ def test_a_recurrent_memory_cannot_be_cut(mamba_model: ln.Model, make_context: M
     context.decode(filled(TOKENS))
     assert not context.memory.remove(0, 5)
     assert positions(context)[0][1] == 9
+    with pytest.raises(ln.SequenceError):
+        context.memory.copy(0, 1, -1, 5)
     context.memory.copy(0, 1)
     assert positions(context)[1][1] == 9
     assert context.memory.remove(0)
     context.decode(filled([77], 10, seq=1))
+
+
+def fill(context: ln.Context, tokens: list[int], pos0: int = 0) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    batch = ln.Batch(context.n_batch)
+    for start in range(0, len(tokens), batch.capacity):
+        batch.clear()
+        batch.extend(tokens[start : start + batch.capacity], pos0 + start, 0, output_last=True)
+        context.decode(batch)
+    return context.logits(-1).copy()
+
+
+@pytest.mark.parametrize("unified", [True, False])
+def test_a_sliding_window_cannot_be_cut_behind_it(
+    window_model: ln.Model, make_context: MakeContext, unified: bool
+) -> None:
+    tokens = [3 + i % 250 for i in range(400)]
+    context = make_context(window_model, n_ctx=1024, n_seq_max=2, n_batch=32, n_ubatch=32, kv_unified=unified)
+    memory = context.memory
+    wanted = fill(context, tokens)
+    first = memory.pos_min(0)
+    assert first > 100
+    outcomes = set()
+    for cut in range(1, 400, 21):
+        memory.clear()
+        fill(context, tokens)
+        possible = memory.can_continue(0, cut)
+        outcomes.add(possible)
+        assert memory.remove(0, cut) == possible
+        assert memory.pos_max(0) == (cut - 1 if possible else 399)
+        if possible:
+            np.testing.assert_allclose(fill(context, tokens[cut:], cut), wanted, atol=1e-3)
+        elif unified:
+            with pytest.raises(ln.SequenceError, match="does not hold"):
+                memory.copy(0, 1, -1, cut)
+    assert outcomes == {True, False}
+    assert memory.remove(0)
+
+
+def test_swa_full_can_be_cut_anywhere(window_model: ln.Model, make_context: MakeContext) -> None:
+    tokens = [3 + i % 250 for i in range(400)]
+    context = make_context(window_model, n_batch=32, n_ubatch=32, swa_full=True)
+    wanted = fill(context, tokens)
+    for cut in (1, 20, 200, 399):
+        assert context.memory.can_continue(0, cut)
+        assert context.memory.remove(0, cut)
+        np.testing.assert_allclose(fill(context, tokens[cut:], cut), wanted, atol=1e-3)
+
+
+def test_can_continue(tiny_model: ln.Model, mamba_model: ln.Model, make_context: MakeContext) -> None:
+    for model, inside in ((tiny_model, True), (mamba_model, False)):
+        memory = make_context(model).memory
+        assert memory.can_continue(0, 0)
+        memory._context.decode(filled(TOKENS))
+        assert [memory.can_continue(0, pos) for pos in (0, 5, 10, 11, -1)] == [True, inside, True, False, False]
 
 
 def test_a_model_without_memory(embedding_model: ln.Model, make_context: MakeContext) -> None:

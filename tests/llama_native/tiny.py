@@ -90,6 +90,46 @@ def mamba(path: Path, seed: int = 1) -> Path:
     return _finish(writer, path)
 
 
+def gemma(path: Path, window: int = 16, seed: int = 1) -> Path:
+    """Writes a Gemma 3 of six layers, of which five attend over a sliding window of so many tokens."""
+    random = np.random.default_rng(seed)
+    n_head = N_EMBD // N_HEAD
+    writer = gguf.GGUFWriter(path, "gemma3")
+    writer.add_context_length(N_CTX)
+    writer.add_embedding_length(N_EMBD)
+    writer.add_block_count(6)
+    writer.add_feed_forward_length(N_FF)
+    writer.add_head_count(N_HEAD)
+    writer.add_head_count_kv(N_HEAD_KV)
+    writer.add_key_length(n_head)
+    writer.add_value_length(n_head)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_sliding_window(window)
+    _add_vocab(writer)
+
+    def weight(name: str, *shape: int) -> None:
+        writer.add_tensor(name, random.normal(0, 0.3, shape).astype(np.float32))
+
+    def norm(name: str, width: int = N_EMBD) -> None:
+        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+
+    weight("token_embd.weight", N_VOCAB, N_EMBD)
+    norm("output_norm")
+    for i in range(6):
+        for name in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
+            norm(f"blk.{i}.{name}")
+        norm(f"blk.{i}.attn_q_norm", n_head)
+        norm(f"blk.{i}.attn_k_norm", n_head)
+        weight(f"blk.{i}.attn_q.weight", N_EMBD, N_EMBD)
+        weight(f"blk.{i}.attn_k.weight", n_head * N_HEAD_KV, N_EMBD)
+        weight(f"blk.{i}.attn_v.weight", n_head * N_HEAD_KV, N_EMBD)
+        weight(f"blk.{i}.attn_output.weight", N_EMBD, N_EMBD)
+        weight(f"blk.{i}.ffn_gate.weight", N_FF, N_EMBD)
+        weight(f"blk.{i}.ffn_up.weight", N_FF, N_EMBD)
+        weight(f"blk.{i}.ffn_down.weight", N_EMBD, N_FF)
+    return _finish(writer, path)
+
+
 def lora(path: Path, strength: float, rank: int = 4, architecture: str = "llama", tensor: str = "blk.0.attn_q") -> Path:
     """Writes a LoRA adapter for `llama`; with strength 0 it changes nothing."""
     random = np.random.default_rng(2)

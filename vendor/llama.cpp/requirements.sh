@@ -74,6 +74,9 @@ check_backends() {
         command -v glslc >/dev/null || missing "--vulkan needs glslc, which was not found; apt-get install glslc"
         compiles vulkan/vulkan.hpp -lvulkan ||
             missing "--vulkan needs the Vulkan headers and loader; apt-get install libvulkan-dev"
+        printf '#include <vulkan/vulkan.h>\n#ifndef VK_EXT_layer_settings\n#error old\n#endif\n' |
+            "${cxx[@]}" -x c++ -E - >/dev/null 2>&1 ||
+            missing "--vulkan needs newer Vulkan headers, with VK_EXT_layer_settings; Debian 12's are too old, the Vulkan SDK's are not"
         compiles spirv/unified1/spirv.hpp || missing "--vulkan needs the SPIR-V headers; apt-get install spirv-headers"
     fi
     if ((opencl)); then

@@ -32,7 +32,7 @@ template <typename... Args> int32_t bad_batch(const char * format, Args... args)
 int32_t check_batch(const llama_batch & batch, const lucid_limits & limits) {
     const int32_t n = batch.n_tokens;
     if (n < 1) {
-        return bad_batch("the batch is empty");
+        return bad_batch("%s", "the batch is empty");
     }
     if (n > limits.n_tokens_max) {
         return bad_batch("the batch has %d tokens, this context takes at most %d", n, limits.n_tokens_max);

@@ -43,8 +43,11 @@ class Model(Resource):
     ) -> None:
         log.sync_level()
         self.path = Path(path)
+        """The file."""
         self.params = params or ModelParams()
+        """How it was loaded."""
         self.header = _check_files(self.path)
+        """The file's header: all metadata with types, and the tensor table."""
         call = _ProgressCall(progress)
         c_params, keep = self.params.to_c()
         if progress is not None:
@@ -56,6 +59,7 @@ class Model(Resource):
             raise call.error or _load_error(self.path, call)
         self._handle = Handle(pointer, C.llama_model_free)
         self.vocab = Vocab(self._handle)
+        """The vocabulary; it closes with the model."""
 
     def __repr__(self) -> str:
         return f"<Model {self.path.name}{' (closed)' if self.closed else ''}>"

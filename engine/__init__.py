@@ -18,7 +18,7 @@ from engine.generation import Generation, Piece, TokenLogprobs
 from engine.plan import Plan, make_plan
 from engine.request import MAX_LOGPROBS, Request, SamplingParams
 from engine.settings import EngineSettings, Layout, Switch
-from engine.stats import Counters, EngineStats
+from engine.stats import Counters, EngineStats, Tally
 from engine.timings import PHASES, Timings, clock
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Request",
     "SamplingParams",
     "Switch",
+    "Tally",
     "Timings",
     "TokenLogprobs",
     "clock",

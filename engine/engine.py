@@ -239,6 +239,9 @@ class Engine:
         counters.generated_tokens += len(runs)
         counters.decode_seconds += result.decode_seconds
         counters.sampling_seconds += result.sampling_seconds
+        counters.step_seconds.add(done - begin)
+        counters.decode_rows.add(len(step.decode))
+        counters.prefill_rows.add(step.prefill_tokens)
         counters.busy_seconds += clock() - begin
         self._pace.observe(len(step.decode), step.prefill_tokens, done - begin)
 

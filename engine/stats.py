@@ -5,7 +5,35 @@ Knows numbers; metrics and the page read them. Counters only grow; gauges say ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+
+class Tally:
+    """How often values fell into buckets: the engine's own histogram, cheap enough for every step.
+
+    `bounds` are the buckets' upper limits, inclusive; `counts` has one entry more, for what is larger than all.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        #: Sum of all values.
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+#: Seconds, from a step of a tiny model to a long prompt on a slow host.
+STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+#: Tokens in one part of a batch.
+BATCH_TOKENS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 @dataclass(slots=True)
@@ -32,6 +60,12 @@ class Counters:
     """Requests ended by an error after they were accepted."""
     rejected: int = 0
     """Requests refused at submission because the queue was full."""
+    step_seconds: Tally = field(default_factory=lambda: Tally(STEP_SECONDS))
+    """Duration of steps."""
+    decode_rows: Tally = field(default_factory=lambda: Tally(BATCH_TOKENS))
+    """Sequences that got their next token, per step."""
+    prefill_rows: Tally = field(default_factory=lambda: Tally(BATCH_TOKENS))
+    """Prompt tokens computed, per step."""
 
 
 @dataclass(frozen=True, slots=True)

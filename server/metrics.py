@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from engine import Engine, Timings
+from server.engine_metrics import EngineCollector
 
 if TYPE_CHECKING:
     from server.config import Address
@@ -58,8 +59,6 @@ class Metrics:
         self._prompt_tokens = self._counter("lucid_prompt_tokens", "Tokens of prompts, cached ones included.")
         self._cached_tokens = self._counter("lucid_cached_tokens", "Prompt tokens found in the KV cache.")
         self._generated_tokens = self._counter("lucid_generated_tokens", "Tokens of answers.")
-        self._running = self._gauge("lucid_requests_running", "Requests being computed.")
-        self._waiting = self._gauge("lucid_requests_waiting", "Requests waiting for a free sequence.")
 
     def serve(self, address: Address) -> None:
         """Answer GET /metrics on `address` from a daemon thread. Raises OSError if the port cannot be had."""
@@ -67,8 +66,7 @@ class Metrics:
 
     def watch(self, engine: Engine) -> None:
         """Show the engine's own figures from now on, read when Prometheus asks."""
-        self._running.set_function(lambda: engine.stats().running)
-        self._waiting.set_function(lambda: engine.stats().waiting)
+        self.registry.register(EngineCollector(engine, self._label))
 
     def observe_tokens(self, timings: Timings, seen: int) -> int:
         """Observe the tokens created since the first `seen` ones; return how many there are now."""
@@ -99,6 +97,3 @@ class Metrics:
 
     def _counter(self, name: str, meaning: str) -> Counter:
         return Counter(name, meaning, ("instance_label",), registry=self.registry).labels(self._label)
-
-    def _gauge(self, name: str, meaning: str) -> Gauge:
-        return Gauge(name, meaning, ("instance_label",), registry=self.registry).labels(self._label)

@@ -16,12 +16,14 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from engine.plan import Plan, make_context
-from engine.probe import Probe
+from engine.probe import LEAD, PIECES, Probe
 from engine.settings import EngineSettings, Layout, Switch
 from engine.timings import clock
 from llama_native import ContextError, Model, build_info
@@ -40,6 +42,9 @@ PREFILL_BUDGET: Final = 2.5
 
 #: Share of the processor time that a measurement must have got to be remembered. Waiting at barriers costs some.
 UNDISTURBED: Final = 0.7
+
+#: Turns that every candidate gets at decoding.
+ROUNDS: Final = 4
 
 #: Cells per sequence while probing.
 PROBE_CONTEXT: Final = 768
@@ -84,9 +89,7 @@ def calibrate(model: Model, settings: EngineSettings, plan: Plan) -> Calibration
     if known is not None:
         return known
     begin, cpu_begin = clock(), time.process_time()
-    candidates = [*_layouts(model, settings, plan)]
-    best = min(candidates, key=_cost)
-    candidates += _threads(model, settings, plan, best)
+    candidates = measure(model, settings, plan)
     best = min(candidates, key=_cost)
     seconds = clock() - begin
     result = Calibration(best, tuple(candidates), seconds, cached=False)
@@ -133,91 +136,115 @@ def thread_choices(settings: EngineSettings, plan: Plan) -> list[int]:
     return sorted({plan.threads, max(1, plan.threads // 2)}, reverse=True)
 
 
-def measure(model: Model, plan: Plan, flash: bool, unified: bool) -> Candidate | None:
-    """Time one combination of attention and layout with the plan's threads; None if llama.cpp refuses it."""
-    trial = _trial(plan, flash, unified)
-    try:
-        context = make_context(model, trial)
-    except ContextError as error:
-        log.info("flash attention %s, unified %s: not possible here: %s", flash, unified, error)
-        return None
-    with context:
-        probe = Probe(context)
-        prefill = probe.prefill(PREFILL_BUDGET)
-        probe.spread()
-        return _candidate(trial, prefill, probe.decode(1), probe.decode(plan.parallel))
+def measure(model: Model, settings: EngineSettings, plan: Plan) -> list[Candidate]:
+    """Time the combinations worth trying: attention in one layout, the other layout, then numbers of threads.
 
-
-def _layouts(model: Model, settings: EngineSettings, plan: Plan) -> list[Candidate]:
-    """Attention first, in one layout, then the other layout with the better attention."""
+    Those compared take turns at each measurement, so that a slow moment of the host meets all of them.
+    Raises `ContextError` if llama.cpp refuses every combination.
+    """
     first, *others = layout_choices(settings, plan)
-    result = [measure(model, plan, flash, first) for flash in attention_choices(settings, plan)]
-    found = [candidate for candidate in result if candidate is not None]
-    if not found:
-        raise ContextError("llama.cpp refuses every combination of flash attention and KV layout that is allowed")
-    best = min(found, key=_cost)
-    for unified in others:
-        other = measure(model, plan, best.flash_attention, unified)
-        if other is not None:
-            found.append(other)
-    return found
+    with ExitStack() as contexts:
+
+        def probes(choices: Iterable[tuple[bool, bool]]) -> list[Probe]:
+            made = []
+            for flash, unified in choices:
+                try:
+                    context = contexts.enter_context(make_context(model, trial_plan(plan, flash, unified)))
+                except ContextError as error:
+                    log.info("flash attention %s, unified %s: not possible here: %s", flash, unified, error)
+                else:
+                    made.append(Probe(context, flash, unified))
+            return made
+
+        tried = probes((flash, first) for flash in attention_choices(settings, plan))
+        if not tried:
+            raise ContextError("llama.cpp refuses every combination of flash attention and KV layout that is allowed")
+        fill(tried)
+        take_turns(tried)
+        best = min(tried, key=lambda probe: candidate(plan, probe).cost)
+        rivals = probes((best.flash_attention, unified) for unified in others)
+        if rivals:
+            fill(rivals)
+            take_turns([best, *rivals])
+        found = [candidate(plan, probe) for probe in tried + rivals]
+        fastest = min(found, key=_cost)
+        winner = (tried + rivals)[found.index(fastest)]
+        return found + _threads(settings, plan, winner, fastest)
 
 
-def _threads(model: Model, settings: EngineSettings, plan: Plan, best: Candidate) -> list[Candidate]:
-    """The best combination so far with other numbers of threads, chosen apart for decode and for batches."""
-    counts = [count for count in thread_choices(settings, plan) if count != best.threads]
-    if not counts:
-        return []
+def fill(probes: Sequence[Probe]) -> None:
+    """Let every sequence of every probe hold the prompt, timing its prefill; slow models get a shorter one."""
+    budget = PREFILL_BUDGET * len(probes)
+    slowest = max(probe.lead() for probe in probes) / LEAD
+    for size in PIECES:
+        if size > min(PIECES) and size * slowest * len(probes) > budget:
+            break
+        budget -= sum(probe.prefill(size) for probe in probes)
+    for probe in probes:
+        probe.spread()
+
+
+def take_turns(probes: Sequence[Probe]) -> None:
+    """Time decode steps of all probes in turn."""
+    for _ in range(ROUNDS):
+        for probe in probes:
+            probe.decode()
+
+
+def _threads(settings: EngineSettings, plan: Plan, probe: Probe, best: Candidate) -> list[Candidate]:
+    """The best combination with other numbers of threads, chosen apart for decode and for batches."""
     result: list[Candidate] = []
-    with make_context(model, _trial(plan, best.flash_attention, best.unified)) as context:
-        one = Probe(context)
-        budget = best.prefill_token * best.chunk * 2
-        one.prefill(budget)
-        one.spread()
-        reference = one.chunk(best.chunk)
-        for count in counts:
-            context.set_threads(count, count)
-            factor = one.chunk(best.chunk) / reference
-            single, together = one.decode(1), one.decode(plan.parallel)
-            batch_wins = factor * best.prefill_token * PROMPT_TOKENS + ANSWER_TOKENS * together / plan.parallel < (
-                best.prefill_token * PROMPT_TOKENS + ANSWER_TOKENS * best.decode_all / plan.parallel
-            )
-            result.append(
-                replace(
-                    best,
-                    threads=count if single < best.decode_one else best.threads,
-                    decode_one=min(single, best.decode_one),
-                    threads_batch=count if batch_wins else best.threads_batch,
-                    prefill_token=best.prefill_token * factor if batch_wins else best.prefill_token,
-                    decode_all=together if batch_wins else best.decode_all,
-                )
-            )
+    for count in thread_choices(settings, plan):
+        if count == plan.threads:
+            continue
+        seconds: dict[int, list[tuple[float, float, float]]] = {plan.threads: [], count: []}
+        for _ in range(ROUNDS):
+            for threads, times in seconds.items():
+                probe.context.set_threads(threads, threads)
+                times.append((probe.step(1), probe.step(plan.parallel), probe.chunk(LEAD)))
+        one, together, chunk = (
+            min(times[i] for times in seconds[count]) / min(times[i] for times in seconds[plan.threads])
+            for i in range(3)
+        )
+        batches = replace(
+            best,
+            threads_batch=count,
+            prefill_token=best.prefill_token * chunk,
+            decode_all=best.decode_all * together,
+        )
+        better = min(best, batches, key=_cost)
+        if one < 1:
+            better = replace(better, threads=count, decode_one=best.decode_one * one)
+        if better is not best:
+            result.append(better)
     return result
 
 
-def _cost(candidate: Candidate) -> float:
-    return candidate.cost
-
-
-def _trial(plan: Plan, flash: bool, unified: bool) -> Plan:
+def trial_plan(plan: Plan, flash: bool, unified: bool) -> Plan:
+    """The plan with this combination and only as many cells as probing needs."""
     context = min(PROBE_CONTEXT, plan.context)
     return replace(plan, flash_attention=flash, unified=unified, context=context, kv_cells=context * plan.parallel)
 
 
-def _candidate(plan: Plan, prefill: dict[int, float], decode_one: float, decode_all: float) -> Candidate:
-    best = min(prefill.values())
-    chunk = min(size for size, seconds in prefill.items() if seconds * CHUNK_TOLERANCE <= best)
+def candidate(plan: Plan, probe: Probe) -> Candidate:
+    """What a probe has measured, with the smallest chunk that is about as fast as the best."""
+    speeds = probe.prefill_token
+    chunk = min(size for size, seconds in speeds.items() if seconds * CHUNK_TOLERANCE <= min(speeds.values()))
     return Candidate(
-        flash_attention=plan.flash_attention,
-        unified=plan.unified,
+        flash_attention=probe.flash_attention,
+        unified=probe.unified,
         threads=plan.threads,
         threads_batch=plan.threads_batch,
         chunk=chunk,
-        prefill_token=prefill[chunk],
-        decode_one=decode_one,
-        decode_all=decode_all,
+        prefill_token=speeds[chunk],
+        decode_one=probe.decode_one,
+        decode_all=probe.decode_all,
         parallel=plan.parallel,
     )
+
+
+def _cost(candidate: Candidate) -> float:
+    return candidate.cost
 
 
 def cache_path(model: Model, settings: EngineSettings, plan: Plan) -> Path:

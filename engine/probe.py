@@ -5,6 +5,7 @@ Knows contexts and seconds; knows nothing of which configuration is better (`eng
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -12,77 +13,77 @@ import numpy as np
 from engine.timings import clock
 from llama_native import Batch, Context
 
-#: Prefill is timed in pieces of growing size, so that one prefill tells the speed of every chunk size.
-PIECES: Final = (32, 64, 128, 256)
+#: Prefill is timed in pieces of growing size, so that one prompt tells the speed of every chunk size.
+PIECES: Final = (64, 128, 192)
 
-#: Decode steps timed per batch size; the fastest counts, as only disturbances make a step slower.
-STEPS: Final = 5
+#: Untimed tokens before them.
+LEAD: Final = 32
 
 
 class Probe:
     """Fills the sequences of a context with a prompt of its own and times steps on it."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, flash_attention: bool, unified: bool) -> None:
+        self.context = context
+        self.flash_attention = flash_attention
+        self.unified = unified
+        #: Seconds per prompt token by chunk size.
+        self.prefill_token: dict[int, float] = {}
+        #: The fastest decode step seen so far, of one and of all sequences, in seconds.
+        self.decode_one = self.decode_all = math.inf
         self._batch = Batch(context.n_batch)
-        self._tokens = np.random.default_rng(0).integers(0, context.n_vocab, sum(PIECES) + 64, dtype=np.int32)
+        self._tokens = np.random.default_rng(0).integers(0, context.n_vocab, max(PIECES), dtype=np.int32)
         self._depth = 0
 
-    def warm_up(self) -> float:
-        """First, untimed work, so that pages and threads are in place; returns the seconds of 16 prompt tokens."""
-        self._prefill(16)
-        seconds = self._prefill(16)
-        self._context.memory.clear(data=False)
+    def lead(self) -> float:
+        """First, untimed work, so that pages and threads are in place; then the seconds of `LEAD` prompt tokens."""
+        self._prefill(LEAD)
+        self.context.memory.clear(data=False)
         self._depth = 0
+        return self._prefill(LEAD)
+
+    def prefill(self, size: int) -> float:
+        """Compute `size` more tokens of the prompt in sequence 0; returns the seconds."""
+        seconds = self._prefill(size)
+        self.prefill_token[size] = seconds / size
         return seconds
-
-    def prefill(self, budget: float) -> dict[int, float]:
-        """Compute a prompt in sequence 0, piece by piece, within about `budget` seconds; seconds per token by size."""
-        per_token = self.warm_up() / 16
-        result: dict[int, float] = {}
-        for size in PIECES:
-            if result and size * per_token > budget:
-                break
-            seconds = self._prefill(size)
-            budget -= seconds
-            per_token = result[size] = seconds / size
-        return result
 
     def spread(self) -> None:
         """Let every sequence hold the prompt of sequence 0, in cells of its own."""
-        state = self._context.sequence_state(0)
-        for sequence in range(1, self._context.n_seq_max):
-            self._context.restore_sequence(sequence, state)
+        state = self.context.sequence_state(0)
+        for sequence in range(1, self.context.n_seq_max):
+            self.context.restore_sequence(sequence, state)
 
-    def decode(self, rows: int, steps: int = STEPS) -> float:
-        """Seconds of a decode step of the sequences 0 to `rows` - 1; the best of `steps`, after one untimed."""
-        times = []
-        for _ in range(steps + 1):
-            self._batch.clear()
-            for sequence in range(rows):
-                self._batch.add(int(self._tokens[sequence]), self._depth, sequence, output=True)
-            begin = clock()
-            self._context.step(self._batch, range(rows), [None] * rows)
-            times.append(clock() - begin)
-            for sequence in range(rows):
-                self._context.memory.remove(sequence, self._depth, -1)
-        return min(times[1:])
+    def decode(self) -> None:
+        """Time a few decode steps of one and of all sequences; the best count, as disturbances only add time."""
+        self.decode_one = min(self.decode_one, *(self.step(1) for _ in range(4)))
+        self.decode_all = min(self.decode_all, *(self.step(self.context.n_seq_max) for _ in range(2)))
 
-    def chunk(self, size: int, repeats: int = 2) -> float:
-        """Seconds of a prefill chunk of `size` tokens on top of the prompt in sequence 0; the best of `repeats`."""
-        times = []
-        for _ in range(repeats):
-            depth = self._depth
-            times.append(self._prefill(size))
-            self._context.memory.remove(0, depth, -1)
-            self._depth = depth
-        return min(times)
+    def step(self, rows: int) -> float:
+        """Seconds of one decode step of the sequences 0 to `rows` - 1 at the prompt's depth."""
+        self._batch.clear()
+        for sequence in range(rows):
+            self._batch.add(int(self._tokens[sequence]), self._depth, sequence, output=True)
+        begin = clock()
+        self.context.step(self._batch, range(rows), [None] * rows)
+        seconds = clock() - begin
+        for sequence in range(rows):
+            self.context.memory.remove(sequence, self._depth, -1)
+        return seconds
+
+    def chunk(self, size: int) -> float:
+        """Seconds of a prefill chunk of `size` tokens behind the prompt of sequence 0, which is dropped again."""
+        depth = self._depth
+        seconds = self._prefill(size)
+        self.context.memory.remove(0, depth, -1)
+        self._depth = depth
+        return seconds
 
     def _prefill(self, size: int) -> float:
         self._batch.clear()
         self._batch.extend(self._tokens[:size], self._depth, 0, output_last=True)
         begin = clock()
-        self._context.step(self._batch, (size - 1,), (None,))
+        self.context.step(self._batch, (size - 1,), (None,))
         seconds = clock() - begin
         self._depth += size
         return seconds

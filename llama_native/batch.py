@@ -84,12 +84,13 @@ class Batch:
         i = self._c.n_tokens
         if i >= self.capacity:
             raise ValueError(f"the batch is full ({self.capacity} tokens)")
-        self.token[i] = token
-        self.pos[i] = pos
-        self.output[i] = output
+        c = self._c  # faster than numpy for single numbers
+        c.token[i] = token
+        c.pos[i] = pos
+        c.logits[i] = output
         if isinstance(seq, int):
-            self.n_seq_id[i] = 1
-            self.seq_id[i, 0] = seq
+            c.n_seq_id[i] = 1
+            c.seq_id[i][0] = seq
         else:
             if not 1 <= len(seq) <= self.n_seq_max:
                 raise ValueError(f"{len(seq)} sequences for one token; this batch takes 1 to {self.n_seq_max}")

@@ -21,7 +21,7 @@ from llama_native.batch import Batch
 from llama_native.context_params import ContextParams
 from llama_native.enums import Pooling
 from llama_native.errors import ContextError, DecodeAborted, LlamaError, SequenceError, decode_error, failure_reason
-from llama_native.ffi import C, ffi, text
+from llama_native.ffi import NULL, C, ffi, text
 from llama_native.handle import Handle, Resource
 from llama_native.lora import LoraAdapter
 from llama_native.memory import Memory
@@ -143,22 +143,23 @@ class Context(Resource):
         n = len(rows)
         if len(samplers) != n:
             raise ValueError(f"{n} rows need {n} samplers, not {len(samplers)}")
-        if n > len(self._rows):
+        if n > len(self._rows_c):
             self._reserve_rows(n)
-        pointers = self._sampler_pointers
+        rows_c, pointers = self._rows_c, self._sampler_pointers
         with self._exclusive() as handle:
-            self._rows[:n] = rows
+            # Plain C arrays: numpy's code would be out of the processor's caches after every decode.
             keep = [None if sampler is None else sampler._live() for sampler in samplers]
             for k, owner in enumerate(keep):
-                pointers[k] = ffi.NULL if owner is None else owner.pointer
+                rows_c[k] = rows[k]
+                pointers[k] = NULL if owner is None else owner.pointer
             self._limits.n_seq_per_token = batch.n_seq_max if self.params.kv_unified else 1
             code = C.lucid_step(
-                handle.pointer, batch._c, self._limits, self._rows_c, pointers, n, self._tokens_c, self._seconds
+                handle.pointer, batch._c, self._limits, rows_c, pointers, n, self._tokens_c, self._seconds
             )
             self._retired_pools = ()
             if code != 0:
                 raise self._decode_failed(code)
-            tokens = self._tokens[:n].tolist()
+            tokens = ffi.unpack(self._tokens_c, n)
             failures = {k: text(C.lucid_row_message(k)) for k in range(n) if tokens[k] < 0} if -1 in tokens else {}
         return StepResult(tokens, self._seconds[0], self._seconds[1], failures)
 
@@ -357,10 +358,8 @@ class Context(Resource):
         return _Exclusive(self)
 
     def _reserve_rows(self, n: int) -> None:
-        self._rows = np.zeros(n, np.int32)
-        self._rows_c = ffi.from_buffer("int32_t[]", self._rows)
-        self._tokens = np.zeros(n, np.int32)
-        self._tokens_c = ffi.from_buffer("int32_t[]", self._tokens)
+        self._rows_c = ffi.new("int32_t[]", n)
+        self._tokens_c = ffi.new("int32_t[]", n)
         self._sampler_pointers = ffi.new("struct llama_sampler *[]", n)
 
 

@@ -22,6 +22,7 @@ except ImportError as error:
 
 C: Any = _lib
 ffi: Any = _ffi
+NULL: Any = _ffi.NULL
 
 
 def text(pointer: Any) -> str:

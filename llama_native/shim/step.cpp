@@ -64,8 +64,8 @@ int32_t check_batch(const llama_batch & batch, const lucid_limits & limits) {
     return 0;
 }
 
-// Index of the largest of n numbers, the first of equals. -1 if one is NaN or +inf, or all are -inf.
-int32_t argmax(const float * x, int32_t n) {
+// The largest of n numbers; NaN if one of them is NaN or +inf.
+float maximum(const float * x, int32_t n) {
     constexpr int32_t LANES = 16;  // independent maxima, so that the compiler can use vector registers
     float best[LANES];
     float bad[LANES];
@@ -83,11 +83,25 @@ int32_t argmax(const float * x, int32_t n) {
         best[0] = x[i] > best[0] ? x[i] : best[0];
         bad[0] = x[i] < INFINITY ? bad[0] : 1.0f;
     }
-    const float top = *std::max_element(best, best + LANES);
-    if (*std::max_element(bad, bad + LANES) != 0.0f || top == -INFINITY) {
-        return -1;
+    return *std::max_element(bad, bad + LANES) != 0.0f ? NAN : *std::max_element(best, best + LANES);
+}
+
+// Index of the largest of n numbers, the first of equals. -1 if one is NaN or +inf, or all are -inf.
+int32_t argmax(const float * x, int32_t n) {
+    constexpr int32_t BLOCK = 1024;  // only the block that holds the maximum is searched number by number
+    float top = -INFINITY;
+    int32_t where = -1;
+    for (int32_t start = 0; start < n; start += BLOCK) {
+        const float value = maximum(x + start, std::min(BLOCK, n - start));
+        if (std::isnan(value)) {
+            return -1;
+        }
+        if (value > top) {
+            top = value;
+            where = start;
+        }
     }
-    return (int32_t) (std::find(x, x + n, top) - x);
+    return where < 0 ? -1 : (int32_t) (std::find(x + where, x + n, top) - x);
 }
 
 struct sampling_failed : std::exception {

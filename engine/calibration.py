@@ -38,16 +38,16 @@ ANSWER_TOKENS: Final = 64
 CHUNK_TOLERANCE: Final = 0.95
 
 #: Seconds that the prefill of one candidate may take; slower models are probed with shorter prompts.
-PREFILL_BUDGET: Final = 2.5
+PREFILL_BUDGET: Final = 3.0
 
 #: Share of the processor time that a measurement must have got to be remembered. Waiting at barriers costs some.
 UNDISTURBED: Final = 0.7
 
 #: Turns that every candidate gets at decoding.
-ROUNDS: Final = 4
+ROUNDS: Final = 3
 
 #: Cells per sequence while probing.
-PROBE_CONTEXT: Final = 768
+PROBE_CONTEXT: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +82,10 @@ class Calibration:
     """Read from the cache folder instead of measured now."""
 
 
-def calibrate(model: Model, settings: EngineSettings, plan: Plan) -> Calibration:
-    """Measure what `settings` leave open, or read the answer of an earlier measurement."""
+def calibrate(model: Model, settings: EngineSettings, plan: Plan, *, remembered: bool = True) -> Calibration:
+    """Measure what `settings` leave open, or take the answer of an earlier measurement if `remembered` allows it."""
     path = cache_path(model, settings, plan)
-    known = _read(path)
+    known = _read(path) if remembered else None
     if known is not None:
         return known
     begin, cpu_begin = clock(), time.process_time()
@@ -159,12 +159,11 @@ def measure(model: Model, settings: EngineSettings, plan: Plan) -> list[Candidat
         tried = probes((flash, first) for flash in attention_choices(settings, plan))
         if not tried:
             raise ContextError("llama.cpp refuses every combination of flash attention and KV layout that is allowed")
-        fill(tried)
-        take_turns(tried)
+        time_all(tried)
         best = min(tried, key=lambda probe: candidate(plan, probe).cost)
         rivals = probes((best.flash_attention, unified) for unified in others)
         if rivals:
-            fill(rivals)
+            time_all(rivals)
             take_turns([best, *rivals])
         found = [candidate(plan, probe) for probe in tried + rivals]
         fastest = min(found, key=_cost)
@@ -172,16 +171,17 @@ def measure(model: Model, settings: EngineSettings, plan: Plan) -> list[Candidat
         return found + _threads(settings, plan, winner, fastest)
 
 
-def fill(probes: Sequence[Probe]) -> None:
-    """Let every sequence of every probe hold the prompt, timing its prefill; slow models get a shorter one."""
+def time_all(probes: Sequence[Probe]) -> None:
+    """Time prefill, and decode behind each piece of the prompt; slow models get the first piece only."""
     budget = PREFILL_BUDGET * len(probes)
     slowest = max(probe.lead() for probe in probes) / LEAD
     for size in PIECES:
         if size > min(PIECES) and size * slowest * len(probes) > budget:
             break
-        budget -= sum(probe.prefill(size) for probe in probes)
-    for probe in probes:
-        probe.spread()
+        for probe in probes:
+            budget -= probe.prefill(size)
+            probe.spread()
+        take_turns(probes)
 
 
 def take_turns(probes: Sequence[Probe]) -> None:
@@ -255,7 +255,7 @@ def cache_path(model: Model, settings: EngineSettings, plan: Plan) -> Path:
         "build": build_info(),
         "cpu": [_processor(), len(os.sched_getaffinity(0))],
         "settings": [settings.threads, settings.flash_attention, settings.kv_layout, plan.parallel, plan.kv_type.name],
-        "method": [PROMPT_TOKENS, ANSWER_TOKENS, CHUNK_TOLERANCE, PROBE_CONTEXT],
+        "method": [PROMPT_TOKENS, ANSWER_TOKENS, CHUNK_TOLERANCE, PROBE_CONTEXT, LEAD, *PIECES],
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:20]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -6,6 +6,7 @@ Knows contexts and seconds; knows nothing of which configuration is better (`eng
 from __future__ import annotations
 
 import math
+from statistics import fmean
 from typing import Final
 
 import numpy as np
@@ -13,8 +14,9 @@ import numpy as np
 from engine.timings import clock
 from llama_native import Batch, Context
 
-#: Prefill is timed in pieces of growing size, so that one prompt tells the speed of every chunk size.
-PIECES: Final = (64, 128, 192)
+#: Prefill is timed in pieces of two sizes, and decode behind each of them, at depths of 96 and 352 tokens: llama.cpp
+#: attends over cells in steps of 256, and flash attention skips those that are empty, so one depth would mislead.
+PIECES: Final = (64, 256)
 
 #: Untimed tokens before them.
 LEAD: Final = 32
@@ -29,8 +31,8 @@ class Probe:
         self.unified = unified
         #: Seconds per prompt token by chunk size.
         self.prefill_token: dict[int, float] = {}
-        #: The fastest decode step seen so far, of one and of all sequences, in seconds.
-        self.decode_one = self.decode_all = math.inf
+        #: By depth: the fastest decode step seen so far, of one and of all sequences, in seconds.
+        self.decode_step: dict[int, tuple[float, float]] = {}
         self._batch = Batch(context.n_batch)
         self._tokens = np.random.default_rng(0).integers(0, context.n_vocab, max(PIECES), dtype=np.int32)
         self._depth = 0
@@ -55,9 +57,22 @@ class Probe:
             self.context.restore_sequence(sequence, state)
 
     def decode(self) -> None:
-        """Time a few decode steps of one and of all sequences; the best count, as disturbances only add time."""
-        self.decode_one = min(self.decode_one, *(self.step(1) for _ in range(4)))
-        self.decode_all = min(self.decode_all, *(self.step(self.context.n_seq_max) for _ in range(2)))
+        """Time decode steps of one and of all sequences at this depth; the best count: disturbances only add time."""
+        one, together = self.decode_step.get(self._depth, (math.inf, math.inf))
+        self.decode_step[self._depth] = (
+            min(one, *(self.step(1) for _ in range(4))),
+            min(together, *(self.step(self.context.n_seq_max) for _ in range(2))),
+        )
+
+    @property
+    def decode_one(self) -> float:
+        """Seconds of a decode step of one sequence, the mean over the depths."""
+        return fmean(one for one, _ in self.decode_step.values())
+
+    @property
+    def decode_all(self) -> float:
+        """Seconds of a decode step of all sequences, the mean over the depths."""
+        return fmean(together for _, together in self.decode_step.values())
 
     def step(self, rows: int) -> float:
         """Seconds of one decode step of the sequences 0 to `rows` - 1 at the prompt's depth."""

@@ -13,11 +13,10 @@ import os
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 
 from bench.report import end_cleanly, fail, machine, machine_line, progress, table, write_json
 from engine import EngineSettings, Plan, make_plan
-from engine.calibration import Candidate, calibrate, candidate, trial_plan
+from engine.calibration import Candidate, calibrate, trial_plan
 from engine.plan import make_context
 from engine.probe import LEAD, PIECES, Probe
 from llama_native import LlamaError, Model
@@ -73,13 +72,16 @@ def brute_force(model: Model, plan: Plan, rounds: int) -> list[Candidate]:
         result = []
         for index, threads, batch in itertools.product(range(len(probes)), counts, counts):
             result.append(
-                replace(
-                    candidate(plan, probes[index]),
+                Candidate(
+                    flash_attention=probes[index].flash_attention,
+                    unified=probes[index].unified,
                     threads=threads,
                     threads_batch=batch,
+                    chunk=max(PIECES),
+                    prefill_token=medians[index, batch][2],
                     decode_one=medians[index, threads][0],
                     decode_all=medians[index, batch][1],
-                    prefill_token=medians[index, batch][2],
+                    parallel=plan.parallel,
                 )
             )
         return sorted(result, key=lambda item: item.cost)

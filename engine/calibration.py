@@ -185,10 +185,10 @@ def time_all(probes: Sequence[Probe]) -> None:
 
 
 def take_turns(probes: Sequence[Probe]) -> None:
-    """Time decode steps of all probes in turn."""
+    """Time all probes at their depth, in turn."""
     for _ in range(ROUNDS):
         for probe in probes:
-            probe.decode()
+            probe.measure()
 
 
 def _threads(settings: EngineSettings, plan: Plan, probe: Probe, best: Candidate) -> list[Candidate]:
@@ -228,7 +228,7 @@ def trial_plan(plan: Plan, flash: bool, unified: bool) -> Plan:
 
 def candidate(plan: Plan, probe: Probe) -> Candidate:
     """What a probe has measured, with the smallest chunk that is about as fast as the best."""
-    speeds = probe.prefill_token
+    speeds = probe.pieces
     chunk = min(size for size, seconds in speeds.items() if seconds * CHUNK_TOLERANCE <= min(speeds.values()))
     return Candidate(
         flash_attention=probe.flash_attention,
@@ -236,7 +236,7 @@ def candidate(plan: Plan, probe: Probe) -> Candidate:
         threads=plan.threads,
         threads_batch=plan.threads_batch,
         chunk=chunk,
-        prefill_token=speeds[chunk],
+        prefill_token=probe.prefill_token,
         decode_one=probe.decode_one,
         decode_all=probe.decode_all,
         parallel=plan.parallel,

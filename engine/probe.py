@@ -14,12 +14,12 @@ import numpy as np
 from engine.timings import clock
 from llama_native import Batch, Context
 
-#: Prefill is timed in pieces of two sizes, and decode behind each of them, at depths of 96 and 352 tokens: llama.cpp
+#: Prefill is timed in pieces of two sizes, and decode behind each of them, at depths of 88 and 344 tokens: llama.cpp
 #: attends over cells in steps of 256, and flash attention skips those that are empty, so one depth would mislead.
 PIECES: Final = (64, 256)
 
-#: Untimed tokens before them.
-LEAD: Final = 32
+#: Untimed tokens before them; also the size of the chunks that are timed again and again.
+LEAD: Final = 24
 
 
 class Probe:
@@ -29,10 +29,10 @@ class Probe:
         self.context = context
         self.flash_attention = flash_attention
         self.unified = unified
-        #: Seconds per prompt token by chunk size.
-        self.prefill_token: dict[int, float] = {}
-        #: By depth: the fastest decode step seen so far, of one and of all sequences, in seconds.
-        self.decode_step: dict[int, tuple[float, float]] = {}
+        #: Seconds per prompt token of each piece of the prompt, by its size.
+        self.pieces: dict[int, float] = {}
+        #: By depth, the best times so far in seconds: a decode step of one and of all sequences, a prompt token.
+        self.best: dict[int, tuple[float, float, float]] = {}
         self._batch = Batch(context.n_batch)
         self._tokens = np.random.default_rng(0).integers(0, context.n_vocab, max(PIECES), dtype=np.int32)
         self._depth = 0
@@ -47,7 +47,7 @@ class Probe:
     def prefill(self, size: int) -> float:
         """Compute `size` more tokens of the prompt in sequence 0; returns the seconds."""
         seconds = self._prefill(size)
-        self.prefill_token[size] = seconds / size
+        self.pieces[size] = seconds / size
         return seconds
 
     def spread(self) -> None:
@@ -56,23 +56,29 @@ class Probe:
         for sequence in range(1, self.context.n_seq_max):
             self.context.restore_sequence(sequence, state)
 
-    def decode(self) -> None:
-        """Time decode steps of one and of all sequences at this depth; the best count: disturbances only add time."""
-        one, together = self.decode_step.get(self._depth, (math.inf, math.inf))
-        self.decode_step[self._depth] = (
+    def measure(self) -> None:
+        """Time a few steps of each kind at this depth; the best count, as disturbances only add time."""
+        one, together, token = self.best.get(self._depth, (math.inf, math.inf, math.inf))
+        self.best[self._depth] = (
             min(one, *(self.step(1) for _ in range(4))),
             min(together, *(self.step(self.context.n_seq_max) for _ in range(2))),
+            min(token, self.chunk(LEAD) / LEAD),
         )
 
     @property
     def decode_one(self) -> float:
         """Seconds of a decode step of one sequence, the mean over the depths."""
-        return fmean(one for one, _ in self.decode_step.values())
+        return fmean(one for one, _, _ in self.best.values())
 
     @property
     def decode_all(self) -> float:
         """Seconds of a decode step of all sequences, the mean over the depths."""
-        return fmean(together for _, together in self.decode_step.values())
+        return fmean(together for _, together, _ in self.best.values())
+
+    @property
+    def prefill_token(self) -> float:
+        """Seconds per prompt token, the mean over the depths."""
+        return fmean(token for _, _, token in self.best.values())
 
     def step(self, rows: int) -> float:
         """Seconds of one decode step of the sequences 0 to `rows` - 1 at the prompt's depth."""

@@ -88,10 +88,24 @@ def calibrate(model: Model, settings: EngineSettings, plan: Plan, *, remembered:
     known = _read(path) if remembered else None
     if known is not None:
         return known
+    log.info("measuring what is fastest on this host (some seconds, once; MODEL_CALIBRATE=off skips it)")
     begin, cpu_begin = clock(), time.process_time()
     candidates = measure(model, settings, plan)
     best = min(candidates, key=_cost)
     seconds = clock() - begin
+    for item in candidates:
+        log.info(
+            "calibration: flash attention %s, %s, %d + %d threads: %.0f tok/s prefill, %.0f tok/s alone, %.0f tok/s of %d%s",
+            "on" if item.flash_attention else "off",
+            "unified" if item.unified else "streams",
+            item.threads,
+            item.threads_batch,
+            1 / item.prefill_token,
+            1 / item.decode_one,
+            item.parallel / item.decode_all,
+            item.parallel,
+            " (chosen)" if item is best else "",
+        )
     result = Calibration(best, tuple(candidates), seconds, cached=False)
     share = (time.process_time() - cpu_begin) / (seconds * plan.threads)
     if share < UNDISTURBED:

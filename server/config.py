@@ -107,6 +107,7 @@ _CHOSEN = "0 = chosen"
 _LEVEL = _choice("debug", "info", "warning", "error")
 _SWITCH = Kind("switch", "on, off", _parse_switch)
 _ADDRESS = Kind("address", "host:port, an IPv6 host in brackets, port 1 to 65535", _parse_address)
+_FOLDER = Kind("path", "the path of a folder", Path)
 _PATH = Kind("path", "the path of a file", Path)
 _LABEL = Kind("text", "up to 128 printable characters", _parse_label)
 _TEMPLATE = Kind("text", "text that contains {context} and {query}", _parse_template)
@@ -116,6 +117,14 @@ _TEMPLATE = Kind("text", "text that contains {context} and {query}", _parse_temp
 class Config:
     """The server's configuration. Fields are the environment variables of the same name in capitals."""
 
+    data_path: Annotated[
+        Path,
+        Variable(_FOLDER, "data", "Folder of documents to answer from. This version does not read it yet."),
+    ]
+    embedding_model: Annotated[
+        Path,
+        Variable(_PATH, "model/embed.gguf", "The embedding model for them. This version does not load it yet."),
+    ]
     graceful_timeout: Annotated[
         float,
         Variable(
@@ -148,6 +157,14 @@ class Config:
         Variable(_choice("auto", "on", "off"), "auto", "Flash attention; auto takes what was measured to be faster."),
     ]
     model_gpu_layers: Annotated[int, Variable(_integer(0), "0", "Layers of the model to keep on the GPU.")]
+    model_kv_cells: Annotated[
+        int,
+        Variable(
+            _integer(0, note="0 = enough for all"),
+            "0",
+            "Tokens in the KV cache over all requests, with the unified layout; requests wait when it is full.",
+        ),
+    ]
     model_kv_layout: Annotated[
         str,
         Variable(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from engine import Engine, EngineError, EngineSettings, Layout, Switch
 from llama_native import LlamaError, Model, ModelParams, UnsupportedModel, Vocab
 from server import boot
-from server.config import Config
+from server.config import Config, variables
 from server.disconnect import DisconnectWatcher
 from server.errors import unavailable
 from server.metrics import Metrics
@@ -123,6 +123,9 @@ class Service:
     def _load(self) -> Loaded:
         config = self.config
         begin = time.perf_counter()
+        for name in ("DATA_PATH", "EMBEDDING_MODEL"):
+            if str(getattr(config, name.lower())) != variables()[name].default:
+                log.warning("%s is set, but this version answers without documents", name)
         log.info("loading %s", config.model_path)
         model = Model(
             config.model_path,
@@ -169,6 +172,7 @@ def _engine_settings(config: Config) -> EngineSettings:
         step_ms=config.model_step_ms,
         flash_attention=Switch(config.model_flash_attention),
         kv_layout=Layout(config.model_kv_layout),
+        kv_cells=config.model_kv_cells,
         kv_type=config.model_kv_type,
         calibrate=config.model_calibrate,
         max_queue=config.queue_limit,

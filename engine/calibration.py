@@ -88,14 +88,14 @@ def calibrate(model: Model, settings: EngineSettings, plan: Plan, *, remembered:
     known = _read(path) if remembered else None
     if known is not None:
         return known
-    log.info("measuring what is fastest on this host (some seconds, once; MODEL_CALIBRATE=off skips it)")
+    log.info("measuring what is fastest on this host (some seconds, once)")
     begin, cpu_begin = clock(), time.process_time()
     candidates = measure(model, settings, plan)
     best = min(candidates, key=_cost)
     seconds = clock() - begin
     for item in candidates:
         log.info(
-            "calibration: flash attention %s, %s, %d + %d threads: %.0f tok/s prefill, %.0f tok/s alone, %.0f tok/s of %d%s",
+            "flash attention %s, %s, %d + %d threads: prefill %.0f tok/s, decode %.0f tok/s alone, %.0f tok/s of %d%s",
             "on" if item.flash_attention else "off",
             "unified" if item.unified else "streams",
             item.threads,

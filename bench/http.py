@@ -58,11 +58,27 @@ def requests_for(workload: str, concurrency: int) -> int:
     return max(8, 4 * concurrency)
 
 
-def load(endpoint: Endpoint, workload: str, concurrency: int, requests: int, seed: str, warmup: int = 1) -> Run:
-    """One warmed-up run of a workload, with a progress bar."""
-    if warmup:
-        LoadGenerator(endpoint, [Conversation(("Say hello.",))] * warmup, 1).run()
-    conversations = workloads.build(workload, requests, seed)
+def load(
+    endpoint: Endpoint,
+    workload: str,
+    concurrency: int,
+    requests: int,
+    seed: str,
+    *,
+    warm: bool = True,
+    cold: bool = False,
+) -> Run:
+    """One run of a workload, with a progress bar, after one request that is not counted.
+
+    That is the first message of one more conversation of the workload, so that `rag` finds its context known from an
+    earlier question, as in a service that has run for a while. With `cold` it is a greeting; without `warm` there is
+    none.
+    """
+    turns = workloads.TURNS if workload == "multi-turn" else 1
+    spare, *conversations = workloads.build(workload, requests + turns, seed)
+    if warm:
+        first = Conversation(("Say hello.",) if cold else spare.turns[:1])
+        LoadGenerator(endpoint, [first], 1).run()
     total = sum(len(conversation.turns) for conversation in conversations)
     with progress(total, f"{workload}, {concurrency} clients") as bar:
         return LoadGenerator(endpoint, conversations, concurrency, lambda: bar.update()).run()
@@ -116,7 +132,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32], help="clients (default: 1 8 32)")
     parser.add_argument("--requests", type=int, help="requests a run (default: 4 a client, at least 8)")
     parser.add_argument("--max-tokens", type=int, default=DEFAULT_MAX_TOKENS, help="tokens an answer (%(default)s)")
-    parser.add_argument("--warmup", type=int, default=1, help="short requests before each run (default: %(default)s)")
+    parser.add_argument("--cold", action="store_true", help="do not let the server see the rag context before the run")
     parser.add_argument("--seed", default="0", help="another seed makes other texts, unknown to the server's cache")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds without a byte until a request fails")
     parser.add_argument("--api-key", help="sent as a bearer token")
@@ -125,8 +141,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parsed = parser.parse_args(arguments)
-    if min(parsed.concurrency) < 1 or parsed.max_tokens < 1 or (parsed.requests or 1) < 1 or parsed.warmup < 0:
-        parser.error("--concurrency, --requests and --max-tokens must be at least 1, --warmup at least 0")
+    if min(parsed.concurrency) < 1 or parsed.max_tokens < 1 or (parsed.requests or 1) < 1:
+        parser.error("--concurrency, --requests and --max-tokens must be at least 1")
     if not isinstance(parsed.extra, dict):
         parser.error("--extra must be a JSON object")
     return parsed
@@ -147,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             requests = options.requests or requests_for(workload, concurrency)
             seed = f"{options.seed}/{concurrency}"
             summaries.append(
-                (workload, summarize(load(endpoint, workload, concurrency, requests, seed, options.warmup)))
+                (workload, summarize(load(endpoint, workload, concurrency, requests, seed, cold=options.cold)))
             )
     print(f"{options.url}, {options.max_tokens} tokens an answer; client on {machine_line(machine())}")
     print(table(HEADER, [row(*item) for item in summaries], options.markdown))

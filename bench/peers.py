@@ -1,6 +1,6 @@
 """Our server beside llama-server (as it comes and hand-tuned) and, on request, llama-cpp-python's, in one run.
 
-Same model file, threads, slots and context for all. Every measurement starts a fresh server, warms it up with one short
+Same model file, threads, slots and context for all. Every measurement starts a fresh server, warms it up with one
 request, loads it and stops it; two are never loaded at once. Rounds are interleaved and start with another server each
 time; ratios are medians over the rounds. Beside each result of ours stands the computed ceiling (`bench.ceiling`).
 """
@@ -56,7 +56,7 @@ def run_once(peer: Peer, scenario: Scenario, options: argparse.Namespace, seed: 
     with peer.start() as server:
         server.wait_ready(options.start_timeout)
         endpoint = Endpoint(server.url, body(peer.model_name, options.max_tokens, extra=peer.extra))
-        return load(endpoint, scenario.workload, scenario.clients, requests, seed)
+        return load(endpoint, scenario.workload, scenario.clients, requests, seed, cold=options.cold)
 
 
 def measure(peers: list[Peer], scenarios: list[Scenario], options: argparse.Namespace, common: Common) -> Outcome:
@@ -196,6 +196,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--requests", type=int, help="requests a run (default: 4 a client, at least 8)")
     parser.add_argument("--max-tokens", type=int, default=64, help="tokens an answer (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="one round, half the requests: to look, not to quote")
+    parser.add_argument("--cold", action="store_true", help="do not let the servers see the rag context before the run")
     parser.add_argument("--no-ceiling", action="store_true", help="do not measure native rates")
     parser.add_argument("--llama-cpp-python", action="store_true", help="also its server, where installed")
     parser.add_argument("--tuned-flags", default=shlex.join(servers.TUNED_FLAGS), help="hand-tuned: '%(default)s'")

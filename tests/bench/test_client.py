@@ -102,14 +102,14 @@ def test_a_stream_that_is_held_back_shows_as_the_longest_gap(server: ServerProce
 
 def test_errors_of_the_server_are_counted(endpoint: Endpoint) -> None:
     bad = replace(endpoint, body={**endpoint.body, "temperature": "hot"})
-    summary = summarize(load(bad, "chat", 2, 3, "bad", warmup=0))
+    summary = summarize(load(bad, "chat", 2, 3, "bad", warm=False))
     assert (summary.requests, summary.errors, summary.output_tokens) == (3, 3, 0)
     assert "HTTP 400" in summary.first_errors[0]
 
 
 def test_nobody_listening(endpoint: Endpoint) -> None:
     dead = replace(endpoint, url=f"http://127.0.0.1:{free_port()}")
-    summary = summarize(load(dead, "multi-turn", 2, 8, "dead", warmup=0))
+    summary = summarize(load(dead, "multi-turn", 2, 8, "dead", warm=False))
     assert summary.errors == summary.requests == 2
     assert "cannot send the request" in summary.first_errors[0]
 

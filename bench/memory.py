@@ -18,23 +18,9 @@ from bench.processes import Memory, ServerFailedError
 from bench.report import end_cleanly, fail, machine, machine_line, table, write_json
 from bench.servers import Common
 from bench.summary import summarize
-from llama_native import LlamaError, Model, ModelParams
+from llama_native import ContextParams, LlamaError, Model, kv_cache_bytes
 
 ALLOWANCE = 200_000_000
-BYTES_F16 = 2
-
-
-def kv_cache_bytes(model: str, cells: int) -> int:
-    """Bytes of an f16 KV cache of `cells` tokens: keys and values of every layer and KV head."""
-    with Model(model, ModelParams(vocab_only=True)) as loaded:
-        metadata = loaded.metadata
-        architecture = metadata["general.architecture"]
-        heads = int(metadata[f"{architecture}.attention.head_count"])
-        kv_heads = int(metadata.get(f"{architecture}.attention.head_count_kv", heads))
-        default = int(metadata[f"{architecture}.embedding_length"]) // heads
-        key = int(metadata.get(f"{architecture}.attention.key_length", default))
-        value = int(metadata.get(f"{architecture}.attention.value_length", default))
-        return int(metadata[f"{architecture}.block_count"]) * kv_heads * (key + value) * BYTES_F16 * cells
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -61,14 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     peer = servers.ours(common)
     try:
         file_bytes = Path(options.model).stat().st_size
-        kv_bytes = kv_cache_bytes(options.model, options.slots * options.slot_context)
+        with Model(options.model) as model:
+            params = ContextParams(n_ctx=options.slots * options.slot_context, n_seq_max=options.slots)
+            kv_bytes = kv_cache_bytes(model, params)
         with peer.start() as server:
             server.wait_ready()
             idle = server.memory()
             endpoint = Endpoint(server.url, body(peer.model_name, 64))
             summary = summarize(load(endpoint, "unique", options.slots, options.requests, "memory"))
             loaded = server.memory()
-    except (OSError, KeyError, LlamaError, ServerFailedError) as error:
+    except (OSError, LlamaError, ServerFailedError) as error:
         fail(str(error))
     limit = file_bytes + kv_bytes + ALLOWANCE
     print(machine_line(machine()))

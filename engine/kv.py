@@ -81,7 +81,6 @@ class KVCache:
         total = native.n_ctx if unified else native.n_seq_max * context
         self.cells = Cells(total, native.n_seq_max, context)
         self.evictions = 0
-        self._window = native.model.n_swa
         self._use = itertools.count(1)
 
     def place(self, prompt: Tokens) -> Placement | None:
@@ -182,15 +181,9 @@ class KVCache:
 
     def _usable(self, sequence: Sequence, length: int) -> int:
         """How much of a common prefix of `length` tokens in `sequence` can be kept, given the model's memory."""
-        if length == 0 or length == sequence.length:
+        if length in (0, sequence.length) or self._memory.can_continue(sequence.id, length):
             return length
-        if not self._cuttable:
-            return 0
-        if self._window:
-            first = self._memory.pos_min(sequence.id)
-            if first > max(0, length - self._window):
-                return 0  # the window before the cut has been overwritten
-        return length
+        return 0
 
     def _cut(self, sequence: Sequence, length: int) -> None:
         if length == sequence.length:

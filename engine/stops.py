@@ -10,8 +10,8 @@ from __future__ import annotations
 class StopMatcher:
     """Cuts a stream of text before the first occurrence of any stop string.
 
-    Where several stop strings end in the same piece, the one that begins first wins; of two that begin at the same
-    place it makes no difference, as the text before them is the same.
+    The stop string that is complete first counts; of several that end at the same place, the longest. So it does not
+    matter into which pieces the text was cut.
     """
 
     __slots__ = ("_held", "_stops", "matched")
@@ -28,10 +28,11 @@ class StopMatcher:
         if not self._stops:
             return text
         text = self._held + text
-        begin = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
-        if begin >= 0:
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
             self.matched = True
             self._held = ""
+            _, begin = min(found)
             return text[:begin]
         keep = max(_overlap(text, stop) for stop in self._stops)
         cut = len(text) - keep

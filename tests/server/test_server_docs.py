@@ -1,11 +1,13 @@
 """The tables in docs/ say what the code says."""
 
 import re
+from pathlib import Path
 
 from prometheus_client.metrics_core import Metric
 from server_process import ROOT
 
-from engine import PHASES
+from engine import PHASES, Engine, EngineSettings
+from llama_native import Model
 from server import config
 from server.metrics import Metrics
 from server.routes import ROUTES
@@ -32,21 +34,26 @@ def test_configuration() -> None:
     assert rows("CONFIGURATION.md", "variable") == expected
 
 
-def families() -> list[Metric]:
+def families(engine: Engine) -> list[Metric]:
     metrics = Metrics("x")
+    metrics.watch(engine)
     for phase in PHASES:
         metrics._phases.labels("x", phase)
     metrics._requests.labels("x", "r", "s", "f")
     return list(metrics.registry.collect())
 
 
-def test_metrics() -> None:
+def test_metrics(chat_model_path: Path) -> None:
+    with Model(chat_model_path) as model:
+        engine = Engine(model, EngineSettings(parallel=1, context=256, calibrate=False))
+        found = families(engine)
+        engine.close()
     documented = {
         name.strip("`"): (kind, set(re.findall(r"`(\w+)`", labels)))
         for name, kind, labels, _ in rows("METRICS.md", "metric")
     }
     actual = {}
-    for family in families():
+    for family in found:
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = {label for sample in family.samples for label in sample.labels} - {"le", "instance_label"}
         actual[name] = (family.type, labels)

@@ -77,3 +77,22 @@ def test_damaged_archive_in_the_cache_is_not_used(
     assert not (cache / "lucid-llm" / "llama.cpp" / "source").exists()
     # Nothing of the attempt is left behind.
     assert not list((cache / "lucid-llm" / "llama.cpp").glob("fetch.*"))
+
+
+@pytest.mark.parametrize("obstacle", ["part missing", "no folder"])
+def test_failed_unpacking_leaves_nothing(
+    run_build: RunBuild, root: Path, archive: Path, cache: Path, tmp_path: Path, obstacle: str
+) -> None:
+    folder = cache / "lucid-llm" / "llama.cpp"
+    (folder / "download").mkdir(parents=True)
+    if obstacle == "no folder":
+        (folder / "source").write_text("where the unpacked source should go\n")
+    else:
+        with tarfile.open(archive, "w:gz") as file:
+            file.add(tmp_path / "llama_cpp_python-0.3.36" / "PKG-INFO", "llama_cpp_python-0.3.36/PKG-INFO")
+    shutil.copy(archive, folder / "download")
+    script = pinned_script(root, tmp_path / "clone", hashlib.sha256(archive.read_bytes()).hexdigest())
+    result = run_build(script=script)
+    assert result.returncode == 1
+    assert "unbound variable" not in result.stderr
+    assert not list(folder.glob("fetch.*"))

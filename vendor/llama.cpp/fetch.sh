@@ -3,7 +3,8 @@
 # What a build needs from the package index: the pinned source; cmake, ninja and cuBLAS where the system has none. Sourced
 # by build_llama.sh, which knows the paths (cache, source_dir) and holds a lock while these functions run.
 #
-# Sets pin_package, pin_version, pin_sha256, pin_commit, cmake and ninja.
+# Sets pin_package, pin_version, pin_sha256, pin_commit, cmake and ninja, and while it fetches something `work`: the
+# trap that removes this folder runs outside the functions, where their local variables are unknown.
 
 # read_pin FILE
 read_pin() {
@@ -36,7 +37,7 @@ sha256_of() { sha256sum -- "$1" | cut -d ' ' -f 1; }
 # pip checks the hash before it unpacks anything; the second check covers a file that was already in the cache.
 fetch_source() {
     [[ ! -d $source_dir ]] || return 0
-    local archive=$cache/download/${pin_package//-/_}-$pin_version.tar.gz work
+    local archive=$cache/download/${pin_package//-/_}-$pin_version.tar.gz
     work=$(mktemp -d "$cache/fetch.XXXXXX")
     trap 'rm -rf -- "$work"' EXIT
     if [[ ! -f $archive || $(sha256_of "$archive") != "$pin_sha256" ]]; then
@@ -56,7 +57,8 @@ fetch_source() {
         members+=("$top/$part")
     done
     mkdir -p -- "$work/source" "$cache/source"
-    tar -xzf "$archive" -C "$work/source" --strip-components=3 -- "${members[@]}"
+    tar -xzf "$archive" -C "$work/source" --strip-components=3 -- "${members[@]}" ||
+        fail "could not unpack $archive into $cache; is the disk full?"
     mv -T -- "$work/source" "$source_dir"
     rm -rf -- "$work"
     trap - EXIT
@@ -85,7 +87,7 @@ ensure_cmake() {
 # cuBLAS from the package index: the headers in include/, the libraries in lib/ under the names a linker looks for.
 ensure_cublas() {
     [[ -n $cublas_dir && ! -d $cublas_dir ]] || return 0
-    local version=${cublas_dir##*-} package=nvidia-cublas work library found
+    local version=${cublas_dir##*-} package=nvidia-cublas library found
     if ((version < 13)); then package=nvidia-cublas-cu$version; fi
     log "the CUDA toolkit has no cuBLAS; installing $package with pip (450 MB)"
     ensure_pip

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,25 @@ def test_setup_ends_as_build_llama_does(root: Path) -> None:
     result = setup(root, "build_ext")
     assert result.returncode == 2
     assert "unknown option '--bogus'" in result.stderr
+
+
+def test_source_distribution_without_llama_cpp(root: Path, tmp_path: Path) -> None:
+    """The link to the fetched source, which a build leaves, is not followed."""
+    names = ("build_llama.sh", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "llama_native", "vendor")
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    for name in names:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, clone / name, ignore=shutil.ignore_patterns("source", "*.so", "_native.c"))
+        else:
+            shutil.copy(root / name, clone)
+    (tmp_path / "llama.cpp" / "include").mkdir(parents=True)
+    (tmp_path / "llama.cpp" / "include" / "llama.h").write_text("")
+    (clone / "vendor" / "llama.cpp" / "source").symlink_to(tmp_path / "llama.cpp")
+    result = setup(clone, "sdist", "--formats=tar")
+    assert result.returncode == 0, result.stderr
+    (archive,) = (clone / "dist").iterdir()
+    with tarfile.open(archive) as file:
+        members = {name.partition("/")[2] for name in file.getnames()}
+    assert {"vendor/llama.cpp/pin", "vendor/llama.cpp/fetch.sh", "llama_native/shim/guard.hpp"} <= members
+    assert not [name for name in members if name.startswith("vendor/llama.cpp/source")]

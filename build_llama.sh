@@ -44,6 +44,7 @@ Environment:
   LLAMA_CPP_SOURCE   build this llama.cpp source tree instead of the pinned one
   XDG_CACHE_HOME     where the cache lives (default: ~/.cache); builds are under lucid-llm/llama.cpp
   CC, CXX            compilers to use
+  CFLAGS, CXXFLAGS, LDFLAGS, CUDAFLAGS   flags for them, as cmake takes them
   PYTHON             Python used for downloading (default: python3)
 
 Exit codes: 0 done, 1 the build failed, 2 wrong usage or something needed is missing.
@@ -153,8 +154,11 @@ choose_cache() {
 }
 
 choose_paths() {
-    local stamp label key compiler
+    local stamp label key compiler c_compiler name variables=()
     compiler=$("${cxx[@]}" --version | head -n 1)
+    c_compiler=$("${cc[@]}" --version | head -n 1)
+    # Both are of one suite as a rule, and then differ in nothing but the program's name.
+    if [[ ${c_compiler#* } != "${compiler#* }" ]]; then compiler+=" $c_compiler"; fi
     if ((cuda)); then compiler+=" $("$nvcc" --version | tail -n 1)"; fi
     if [[ -n ${LLAMA_CPP_SOURCE:-} ]]; then
         source_dir=$(cd -- "$LLAMA_CPP_SOURCE" 2>/dev/null && pwd) || missing "LLAMA_CPP_SOURCE: no directory '$LLAMA_CPP_SOURCE'"
@@ -165,7 +169,10 @@ choose_paths() {
         source_dir=$cache/source/${pin_commit:0:9}
         stamp=$pin_sha256 label=${pin_commit:0:9}
     fi
-    key=$(hash "$source_dir" "$compiler" "$cpu_macros" "${flags[@]}")
+    for name in CFLAGS CXXFLAGS LDFLAGS CUDAFLAGS; do # cmake reads them by itself
+        if [[ -n ${!name:-} ]]; then variables+=("$name=${!name}"); fi
+    done
+    key=$(hash "$source_dir" "$compiler" "$cpu_macros" "${flags[@]}" "${variables[@]}")
     build_dir=$cache/build/$label-$key
     prefix=$cache/prefix/$label-$(hash "$key" "$stamp")
 }

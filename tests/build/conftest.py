@@ -35,7 +35,8 @@ def cache(tmp_path: Path) -> Path:
 @pytest.fixture
 def environment(cache: Path) -> dict[str, str]:
     """The environment of the script: a cache of its own, this Python, no options from outside."""
-    hidden = ("LLAMA_CPP_SOURCE", "LLAMA_OPTIONS", "LLAMA_PREFIX", "CC", "CXX", "CUDACXX", "MAKEFLAGS", "MAKELEVEL")
+    hidden = {"LLAMA_CPP_SOURCE", "LLAMA_OPTIONS", "LLAMA_PREFIX", "CC", "CXX", "CUDACXX", "MAKEFLAGS", "MAKELEVEL"}
+    hidden |= {"CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDAFLAGS"}
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     return {**kept, "PATH": toolchain_path(), "XDG_CACHE_HOME": str(cache), "PYTHON": sys.executable}
 

@@ -66,6 +66,17 @@ def test_options_and_source_select_the_build(run_build: RunBuild, tree: Path) ->
     assert run_build("--print-prefix", "--openmp", "--tools", "--jobs", "1", source=tree).stdout in prefixes
 
 
+def test_compilers_and_their_flags_select_the_build(run_build: RunBuild, tree: Path, tmp_path: Path) -> None:
+    usual = run_build("--print-prefix", source=tree).stdout
+    assert run_build("--print-prefix", source=tree, CFLAGS="", LDFLAGS="").stdout == usual
+    compiler = tmp_path / "other-cc"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "cc (Other) 1.0" && exit\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    variables = [{"CFLAGS": "-O1"}, {"CXXFLAGS": "-O1"}, {"LDFLAGS": "-O1"}, {"CC": str(compiler)}]
+    prefixes = {run_build("--print-prefix", source=tree, **each).stdout for each in variables}
+    assert len(prefixes | {usual}) == 5
+
+
 def test_changed_source_is_built_anew(run_build: RunBuild, tree: Path) -> None:
     first = Path(run_build(source=tree).stdout.strip())
     (tree / "src" / "llama.c").write_text("int llama_answer(void) { return 7; }\n")

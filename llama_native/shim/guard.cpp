@@ -17,13 +17,14 @@ void set_failure(int kind, const char * text) noexcept {
     std::snprintf(failure_text, sizeof failure_text, "%s", text);
 }
 
-// ".../ggml-cpu/ops.cpp:12: ..." comes from a compute backend, ".../ggml-backend.cpp:12: ..." does not.
+// ".../ggml/src/ggml-cpu/ops.cpp:12: ..." comes from a compute backend, ".../ggml/src/ggml-backend.cpp:12: ..." does not.
 static bool from_compute_backend(const char * message) {
-    const char * directory = std::strstr(message, "/ggml-");
-    if (directory == nullptr) {
+    static const char backends[] = "/ggml/src/ggml-";
+    const char * name = std::strstr(message, backends);
+    if (name == nullptr) {
         return false;
     }
-    const char * end = std::strpbrk(directory + 1, "/:");
+    const char * end = std::strpbrk(name + sizeof backends - 1, "/:");
     return end != nullptr && *end == '/';
 }
 

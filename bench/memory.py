@@ -6,7 +6,6 @@ Starts our server, lets all its sequences run at once, and reads the memory of i
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from bench.processes import Memory, ServerFailedError
 from bench.report import end_cleanly, fail, machine, machine_line, table, write_json
 from bench.servers import Common
 from bench.summary import summarize
-from llama_native import ContextParams, LlamaError, Model, kv_cache_bytes
+from llama_native import ContextParams, LlamaError, Model, available_cpus, kv_cache_bytes
 
 ALLOWANCE = 200_000_000
 
@@ -27,7 +26,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
     parser.add_argument("--model", default="model/model.gguf", help="GGUF file (%(default)s)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="compute threads (all cores)")
+    parser.add_argument("--threads", type=int, default=available_cpus(), help="compute threads (all cores)")
     parser.add_argument("--slots", type=int, default=8, help="sequences (%(default)s)")
     parser.add_argument("--slot-context", type=int, default=2048, help="context tokens of a sequence (%(default)s)")
     parser.add_argument("--requests", type=int, default=32, help="requests before measuring (%(default)s)")

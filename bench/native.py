@@ -8,7 +8,6 @@ native loop also samples and detokenizes; llama-bench feeds random tokens.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from bench import llama_tools
 from bench.llama_tools import NativeSettings, ToolFailedError, ToolMissingError
 from bench.rates import Point, measure, native_context, random_tokens
 from bench.report import end_cleanly, fail, machine, machine_line, progress, table, write_json
-from llama_native import Model, generate
+from llama_native import Model, available_cpus, generate
 
 BAR = 0.97
 
@@ -117,7 +116,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.native", description=__doc__)
     parser.add_argument("--model", default="model/model.gguf", help="GGUF file (%(default)s)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="compute threads (all cores)")
+    parser.add_argument("--threads", type=int, default=available_cpus(), help="compute threads (all cores)")
     parser.add_argument("--prompt", type=int, default=512, help="tokens to prefill (%(default)s)")
     parser.add_argument("--generate", type=int, default=128, help="tokens to decode (%(default)s)")
     parser.add_argument("--depth", type=int, nargs="+", default=[0, 1024], help="context depths (0 1024)")

@@ -8,7 +8,6 @@ time; ratios are medians over the rounds. Beside each result of ours stands the 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import statistics
 import sys
@@ -26,6 +25,7 @@ from bench.processes import ServerFailedError
 from bench.report import end_cleanly, fail, machine, machine_line, say, table, write_json
 from bench.servers import Common, Peer
 from bench.summary import Summary, summarize
+from llama_native import available_cpus
 
 
 @dataclass
@@ -187,7 +187,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
     parser.add_argument("--model", default="model/model.gguf", help="GGUF file for all servers (%(default)s)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="compute threads (all cores)")
+    parser.add_argument("--threads", type=int, default=available_cpus(), help="compute threads (all cores)")
     parser.add_argument("--slots", type=int, default=8, help="sequences each server decodes at once (%(default)s)")
     parser.add_argument("--slot-context", type=int, default=2048, help="context tokens of a slot (%(default)s)")
     parser.add_argument("--workloads", nargs="+", choices=workloads.NAMES, help="only these (default: all with a bar)")

@@ -7,7 +7,6 @@ with the other stopped. Rates count from the first token to the last, on both si
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from bench.recording import Answer
 from bench.report import end_cleanly, fail, machine, machine_line, progress, table, write_json
 from bench.servers import Common
 from bench.workloads import Conversation
+from llama_native import available_cpus
 
 BAR = 0.97
 
@@ -50,7 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.stream", description=__doc__)
     parser.add_argument("--model", default="model/model.gguf", help="GGUF file (%(default)s)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="compute threads (all cores)")
+    parser.add_argument("--threads", type=int, default=available_cpus(), help="compute threads (all cores)")
     parser.add_argument("--slots", type=int, default=8, help="sequences on both sides (%(default)s)")
     parser.add_argument("--slot-context", type=int, default=2048, help="context tokens of a sequence (%(default)s)")
     parser.add_argument("--flash-attention", choices=("on", "off"), default="off", help="on both sides (%(default)s)")

@@ -9,7 +9,7 @@ from llama_native import samplers
 from llama_native.backend import Device, build_info, devices, system_info
 from llama_native.batch import Batch
 from llama_native.context import Context
-from llama_native.context_params import ContextParams, kv_cache_bytes
+from llama_native.context_params import ContextParams, available_cpus, kv_cache_bytes
 from llama_native.embedding import embed
 from llama_native.enums import (
     Attention,
@@ -116,6 +116,7 @@ __all__ = [
     "Vocab",
     "VocabType",
     "argmax",
+    "available_cpus",
     "build_info",
     "devices",
     "embed",

@@ -5,28 +5,26 @@ So the engine measures what the settings leave open: flash attention on or off, 
 for decode and for batches, and the chunk size. The answer is kept in the user's cache folder, per model file, library
 build, processor and settings; delete the file to measure again.
 
-Knows plans and seconds. `engine.probe` does the timing.
+Knows plans and seconds. `engine.probe` does the timing, `engine.calibration_cache` the remembering.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import platform
-import time
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
-from engine.plan import Plan, make_context
-from engine.probe import LEAD, PIECES, Probe
+from engine import calibration_cache as cache
+from engine.errors import EngineStopped
+from engine.plan import Plan, make_context, needs_flash_attention, offloads
+from engine.probe import CELLS, LEAD, PIECES, Probe
 from engine.settings import EngineSettings, Layout, Switch
 from engine.timings import clock
-from llama_native import ContextError, Model, build_info
+from llama_native import ContextError, LlamaError, Model, build_info, devices
+from llama_native.context_params import available_cpus
 
 log = logging.getLogger(__name__)
 
@@ -34,20 +32,24 @@ log = logging.getLogger(__name__)
 PROMPT_TOKENS: Final = 256
 ANSWER_TOKENS: Final = 64
 
+#: Chunk sizes tried, and the seconds this may take.
+CHUNKS: Final = (64, 128, 256, 512)
+CHUNK_BUDGET: Final = 2.0
+
 #: A smaller chunk is taken if it prefills at this share of the best speed: it keeps steps short at no cost.
 CHUNK_TOLERANCE: Final = 0.95
+
+#: Size of the chunks that compare prefill: on a GPU small ones would time little but the start of its kernels.
+CHUNK_ON_GPU: Final = 256
 
 #: Seconds that the prefill of one candidate may take; slower models are probed with shorter prompts.
 PREFILL_BUDGET: Final = 3.0
 
-#: Share of the processor time that a measurement must have got to be remembered. Waiting at barriers costs some.
-UNDISTURBED: Final = 0.7
-
-#: Turns that every candidate gets at decoding.
+#: Turns that every candidate gets at each depth.
 ROUNDS: Final = 3
 
-#: Cells per sequence while probing.
-PROBE_CONTEXT: Final = 512
+#: A measurement is not remembered if the middle one of repeated steps took this many times as long as the best.
+DISTURBED: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,14 @@ class Candidate:
         decode = self.decode_one + self.decode_all / self.parallel
         return PROMPT_TOKENS * self.prefill_token + ANSWER_TOKENS * decode
 
+    def __str__(self) -> str:
+        """One line for the log."""
+        return (
+            f"flash attention {'on' if self.flash_attention else 'off'}, {'unified' if self.unified else 'streams'}, "
+            f"{self.threads} + {self.threads_batch} threads: prefill {1 / self.prefill_token:.0f} tok/s, decode "
+            f"{1 / self.decode_one:.0f} tok/s alone, {self.parallel / self.decode_all:.0f} tok/s of {self.parallel}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -82,41 +92,66 @@ class Calibration:
     """Read from the cache folder instead of measured now."""
 
 
-def calibrate(model: Model, settings: EngineSettings, plan: Plan, *, remembered: bool = True) -> Calibration:
-    """Measure what `settings` leave open, or take the answer of an earlier measurement if `remembered` allows it."""
-    path = cache_path(model, settings, plan)
-    known = _read(path) if remembered else None
+def calibrate(
+    model: Model,
+    settings: EngineSettings,
+    plan: Plan,
+    should_stop: Callable[[], bool] = lambda: False,
+    *,
+    remembered: bool = True,
+) -> Calibration | None:
+    """Measure what `settings` leave open, or take the answer of an earlier measurement if `remembered` allows it.
+
+    None where nothing can be measured: for models whose memory cannot be cut back after each trial step (recurrent and
+    hybrid ones), and where llama.cpp fails at all of it; the plan's defaults stand then. Raises `EngineStopped` soon
+    after `should_stop` says so.
+    """
+    if model.is_recurrent or model.is_hybrid:
+        return None
+    path = cache.path_for(cache_key(model, settings, plan))
+    known = _known(cache.read(path)) if remembered else None
     if known is not None:
         return known
     log.info("measuring what is fastest on this host (some seconds, once)")
-    begin, cpu_begin = clock(), time.process_time()
-    candidates = measure(model, settings, plan)
+    begin = clock()
+    try:
+        candidates, unrest = measure(model, settings, plan, should_stop)
+    except LlamaError as error:
+        log.warning("this host cannot be measured (%s); defaults are used", error)
+        return None
     best = min(candidates, key=_cost)
-    seconds = clock() - begin
+    result = Calibration(best, tuple(candidates), clock() - begin, cached=False)
     for item in candidates:
-        log.info(
-            "flash attention %s, %s, %d + %d threads: prefill %.0f tok/s, decode %.0f tok/s alone, %.0f tok/s of %d%s",
-            "on" if item.flash_attention else "off",
-            "unified" if item.unified else "streams",
-            item.threads,
-            item.threads_batch,
-            1 / item.prefill_token,
-            1 / item.decode_one,
-            item.parallel / item.decode_all,
-            item.parallel,
-            " (chosen)" if item is best else "",
-        )
-    result = Calibration(best, tuple(candidates), seconds, cached=False)
-    share = (time.process_time() - cpu_begin) / (seconds * plan.threads)
-    if share < UNDISTURBED:
-        log.warning(
-            "other work took the processor while the engine was calibrated (it got %.0f%%); "
-            "the choice is used now and measured again at the next start",
-            100 * share,
-        )
+        log.info("%s%s", item, " (chosen)" if item is best else "")
+    if unrest > DISTURBED:
+        log.warning("other work disturbed the measurement; its choice is used now and measured again at the next start")
     else:
-        _write(path, result)
+        cache.write(path, asdict(result))
     return result
+
+
+def _known(data: dict[str, Any] | None) -> Calibration | None:
+    """An earlier answer; None if `data` does not hold one."""
+    if data is None:
+        return None
+    try:
+        candidates = tuple(Candidate(**item) for item in data["candidates"])
+        return Calibration(Candidate(**data["chosen"]), candidates, float(data["seconds"]), cached=True)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def cache_key(model: Model, settings: EngineSettings, plan: Plan) -> dict[str, object]:
+    """All that the answer depends on: model file, library build, processors, settings, and the method."""
+    file = model.path.stat()
+    return {
+        "model": [str(model.path.resolve()), file.st_size, file.st_mtime_ns, model.params.n_gpu_layers],
+        "build": build_info(),
+        "devices": [(device.name, device.description) for device in devices()],
+        "cpus": available_cpus(),
+        "settings": [settings.threads, settings.flash_attention, settings.kv_layout, plan.parallel, plan.kv_type.name],
+        "method": [PROMPT_TOKENS, ANSWER_TOKENS, CHUNK_TOLERANCE, LEAD, CELLS, *PIECES, *CHUNKS],
+    }
 
 
 def apply(plan: Plan, chosen: Candidate) -> Plan:
@@ -133,9 +168,9 @@ def apply(plan: Plan, chosen: Candidate) -> Plan:
 
 def attention_choices(settings: EngineSettings, plan: Plan) -> list[bool]:
     """Whether flash attention may be off, on, or both."""
-    if plan.kv_type.name not in ("F16", "F32", "BF16"):
-        return [True]  # llama.cpp has quantized values with flash attention only
-    return [False, True] if settings.flash_attention is Switch.AUTO else [plan.flash_attention]
+    if settings.flash_attention is Switch.AUTO and not needs_flash_attention(plan.kv_type):
+        return [False, True]
+    return [plan.flash_attention]
 
 
 def layout_choices(settings: EngineSettings, plan: Plan) -> list[bool]:
@@ -150,11 +185,14 @@ def thread_choices(settings: EngineSettings, plan: Plan) -> list[int]:
     return sorted({plan.threads, max(1, plan.threads // 2)}, reverse=True)
 
 
-def measure(model: Model, settings: EngineSettings, plan: Plan) -> list[Candidate]:
-    """Time the combinations worth trying: attention in one layout, the other layout, then numbers of threads.
+def measure(
+    model: Model, settings: EngineSettings, plan: Plan, should_stop: Callable[[], bool] = lambda: False
+) -> tuple[list[Candidate], float]:
+    """Time the combinations worth trying: attention in one layout, the other layout, numbers of threads, chunk sizes.
 
-    Those compared take turns at each measurement, so that a slow moment of the host meets all of them.
-    Raises `ContextError` if llama.cpp refuses every combination.
+    Those compared take turns at each measurement, so that a slow moment of the host meets all of them. Also returns how
+    restless the host was: how much longer than the best the middle one of repeated steps took, 1 if it never did.
+    Raises `LlamaError` if llama.cpp refuses every combination.
     """
     first, *others = layout_choices(settings, plan)
     with ExitStack() as contexts:
@@ -167,26 +205,28 @@ def measure(model: Model, settings: EngineSettings, plan: Plan) -> list[Candidat
                 except ContextError as error:
                     log.info("flash attention %s, unified %s: not possible here: %s", flash, unified, error)
                 else:
-                    made.append(Probe(context, flash, unified))
+                    made.append(Probe(context, flash, unified, CHUNK_ON_GPU if offloads(model) else LEAD))
             return made
 
         tried = probes((flash, first) for flash in attention_choices(settings, plan))
         if not tried:
             raise ContextError("llama.cpp refuses every combination of flash attention and KV layout that is allowed")
-        time_all(tried)
+        time_all(tried, should_stop)
         best = min(tried, key=lambda probe: candidate(plan, probe).cost)
         rivals = probes((best.flash_attention, unified) for unified in others)
         if rivals:
-            time_all(rivals)
-            take_turns([best, *rivals])
-        found = [candidate(plan, probe) for probe in tried + rivals]
-        fastest = min(found, key=_cost)
-        winner = (tried + rivals)[found.index(fastest)]
-        return found + _threads(settings, plan, winner, fastest)
+            time_all(rivals, should_stop)
+            take_turns([best, *rivals], should_stop)
+        everyone = tried + rivals
+        winner = min(everyone, key=lambda probe: candidate(plan, probe).cost)
+        chunk = best_chunk(winner, plan)
+        found = [replace(candidate(plan, probe), chunk=chunk) for probe in everyone]
+        found += _threads(settings, plan, winner, found[everyone.index(winner)])
+        return found, statistics.median(value for probe in everyone for value in probe.unrest)
 
 
-def time_all(probes: Sequence[Probe]) -> None:
-    """Time prefill, and decode behind each piece of the prompt; slow models get the first piece only."""
+def time_all(probes: Sequence[Probe], should_stop: Callable[[], bool]) -> None:
+    """Time everything at each depth; slow models stay at the first."""
     budget = PREFILL_BUDGET * len(probes)
     slowest = max(probe.lead() for probe in probes) / LEAD
     for size in PIECES:
@@ -195,18 +235,32 @@ def time_all(probes: Sequence[Probe]) -> None:
         for probe in probes:
             budget -= probe.prefill(size)
             probe.spread()
-        take_turns(probes)
+        take_turns(probes, should_stop)
 
 
-def take_turns(probes: Sequence[Probe]) -> None:
+def take_turns(probes: Sequence[Probe], should_stop: Callable[[], bool]) -> None:
     """Time all probes at their depth, in turn."""
     for _ in range(ROUNDS):
         for probe in probes:
+            if should_stop():
+                raise EngineStopped("stopped while measuring")
             probe.measure()
 
 
+def best_chunk(probe: Probe, plan: Plan) -> int:
+    """The smallest chunk that prefills about as fast as any, of those that can be timed in `CHUNK_BUDGET` seconds."""
+    seconds: dict[int, float] = {}
+    for size in CHUNKS:
+        if seconds and sum(seconds.values()) + size * min(seconds[s] / s for s in seconds) > CHUNK_BUDGET:
+            break
+        seconds[size] = probe.chunk(size)
+    fastest = min(taken / size for size, taken in seconds.items())
+    good = [size for size, taken in seconds.items() if taken / size * CHUNK_TOLERANCE <= fastest]
+    return min(good) if good else plan.largest_chunk
+
+
 def _threads(settings: EngineSettings, plan: Plan, probe: Probe, best: Candidate) -> list[Candidate]:
-    """The best combination with other numbers of threads, chosen apart for decode and for batches."""
+    """The best combination with other numbers of threads, chosen apart for single tokens and for batches."""
     result: list[Candidate] = []
     for count in thread_choices(settings, plan):
         if count == plan.threads:
@@ -215,7 +269,7 @@ def _threads(settings: EngineSettings, plan: Plan, probe: Probe, best: Candidate
         for _ in range(ROUNDS):
             for threads, times in seconds.items():
                 probe.context.set_threads(threads, threads)
-                times.append((probe.step(1), probe.step(plan.parallel), probe.chunk(LEAD)))
+                times.append((probe.step(1), probe.step(plan.parallel), probe.chunk(probe.chunk_size)))
         one, together, chunk = (
             min(times[i] for times in seconds[count]) / min(times[i] for times in seconds[plan.threads])
             for i in range(3)
@@ -235,21 +289,18 @@ def _threads(settings: EngineSettings, plan: Plan, probe: Probe, best: Candidate
 
 
 def trial_plan(plan: Plan, flash: bool, unified: bool) -> Plan:
-    """The plan with this combination and only as many cells as probing needs."""
-    context = min(PROBE_CONTEXT, plan.context)
-    return replace(plan, flash_attention=flash, unified=unified, context=context, kv_cells=context * plan.parallel)
+    """The plan with this combination and the cells that probing needs."""
+    return replace(plan, flash_attention=flash, unified=unified, context=CELLS, kv_cells=CELLS * plan.parallel)
 
 
 def candidate(plan: Plan, probe: Probe) -> Candidate:
-    """What a probe has measured, with the smallest chunk that is about as fast as the best."""
-    speeds = probe.pieces
-    chunk = min(size for size, seconds in speeds.items() if seconds * CHUNK_TOLERANCE <= min(speeds.values()))
+    """What a probe has measured, with the plan's threads and chunk."""
     return Candidate(
         flash_attention=probe.flash_attention,
         unified=probe.unified,
         threads=plan.threads,
         threads_batch=plan.threads_batch,
-        chunk=chunk,
+        chunk=plan.largest_chunk,
         prefill_token=probe.prefill_token,
         decode_one=probe.decode_one,
         decode_all=probe.decode_all,
@@ -259,57 +310,3 @@ def candidate(plan: Plan, probe: Probe) -> Candidate:
 
 def _cost(candidate: Candidate) -> float:
     return candidate.cost
-
-
-def cache_path(model: Model, settings: EngineSettings, plan: Plan) -> Path:
-    """Where the answer for this model, library build, processor and settings is kept."""
-    file = model.path.stat()
-    key = {
-        "model": [str(model.path.resolve()), file.st_size, file.st_mtime_ns, model.params.n_gpu_layers],
-        "build": build_info(),
-        "cpu": [_processor(), len(os.sched_getaffinity(0))],
-        "settings": [settings.threads, settings.flash_attention, settings.kv_layout, plan.parallel, plan.kv_type.name],
-        "method": [PROMPT_TOKENS, ANSWER_TOKENS, CHUNK_TOLERANCE, PROBE_CONTEXT, LEAD, *PIECES],
-    }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:20]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / "lucid-llm" / "calibration" / f"{digest}.json"
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _read(path: Path) -> Calibration | None:
-    """An earlier answer; None if there is none that can be read."""
-    try:
-        data: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        candidates = tuple(Candidate(**item) for item in data["candidates"])
-        return Calibration(Candidate(**data["chosen"]), candidates, float(data["seconds"]), cached=True)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("the calibration in %s cannot be read (%s); measuring again", path, error)
-        return None
-
-
-def _write(path: Path, result: Calibration) -> None:
-    """Keep an answer; a cache folder that cannot be written only costs the next start its seconds."""
-    data = {
-        "chosen": asdict(result.chosen),
-        "candidates": [asdict(candidate) for candidate in result.candidates],
-        "seconds": result.seconds,
-    }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(data, indent=1), "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        log.warning("the calibration cannot be kept in %s: %s", path, error)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -40,15 +41,21 @@ class Engine:
     """Runs requests on one model. Create it, `start` it, `submit` from any thread, `close` it.
 
     Creation resolves the settings, by measurement where they leave something open (see `engine.calibration`), which
-    takes seconds the first time. Raises `InvalidRequest` for settings that cannot be right for the model, and
+    takes seconds the first time; `should_stop` is asked now and then whether to give up, with `EngineStopped`. Raises
+    `InvalidRequest` for settings that cannot be right for the model, and
     `llama_native.ContextError` if the context cannot be made.
     """
 
-    def __init__(self, model: Model, settings: EngineSettings | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: EngineSettings | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         settings = settings or EngineSettings()
         plan = make_plan(model, settings)
         self.model = model
-        self.calibration = calibrate(model, settings, plan) if settings.calibrate else None
+        self.calibration = calibrate(model, settings, plan, should_stop) if settings.calibrate else None
         if self.calibration is not None:
             plan = apply(plan, self.calibration.chosen)
         self.plan = plan
@@ -59,7 +66,8 @@ class Engine:
             unified=plan.unified,
             cuttable=not (model.is_recurrent or model.is_hybrid),
         )
-        self._pace = Pace(plan.step_seconds, plan.largest_chunk)
+        prefill_token = self.calibration.chosen.prefill_token if self.calibration else 0.0
+        self._pace = Pace(plan.step_seconds, plan.largest_chunk, prefill_token)
         self._warm_up()
         self._scheduler = Scheduler(self._kv, self._pace, self._native.n_batch, plan.queue_timeout)
         self._batch = Batch(self._native.n_batch)
@@ -70,7 +78,8 @@ class Engine:
         self._samplers: dict[Generation, Sampler | None] = {}
         self._left: deque[tuple[Generation, bool]] = deque()
         self._closing = False
-        self._failure: BaseException | None = None
+        #: What ended the engine thread, if it was not `close`.
+        self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -115,7 +124,7 @@ class Engine:
         try:
             with self._lock:
                 if not self.alive:
-                    raise EngineStopped("the engine is not running") from self._failure
+                    raise EngineStopped("the engine is not running") from self.failure
                 waiting = len(self._submitted) + len(self._scheduler.waiting)
                 if waiting >= self.plan.max_queue + self._idle_sequences():
                     self._counters.rejected += 1
@@ -178,7 +187,7 @@ class Engine:
                     self._wake.wait(self._scheduler.next_expiry())
                 self._wake.clear()
         except BaseException as error:
-            self._failure = error
+            self.failure = error
             log.exception("the engine thread died")
         finally:
             self._end_all()
@@ -205,11 +214,9 @@ class Engine:
         for generation, sequence in self._scheduler.admissible():
             request = generation.request
             room = self._kv.context - generation.prompt_tokens
-            run = Run(
-                generation, sequence, self._samplers[generation], min(request.max_tokens, room), now, last_token_at=now
-            )
+            most = min(request.max_tokens, room)
+            run = Run(generation, sequence, self._samplers[generation], most, last_token_at=now)
             self._scheduler.running.append(run)
-            self._counters.cached_tokens += generation.cached_tokens
             generation.timings.add("queue", now - generation.submitted)
 
     def _step(self, step: Step) -> None:
@@ -236,7 +243,6 @@ class Engine:
         counters = self._counters
         counters.steps += 1
         counters.prefill_tokens += step.prefill_tokens
-        counters.generated_tokens += len(runs)
         counters.decode_seconds += result.decode_seconds
         counters.sampling_seconds += result.sampling_seconds
         counters.step_seconds.add(done - begin)
@@ -341,7 +347,11 @@ class Engine:
         """The thread ends: nobody may be left waiting for a token that never comes."""
         with self._lock:
             self._closing = True
-            self._take_in()
+            for generation, sampler in self._submitted:
+                self._samplers[generation] = sampler
+        reason = f"the engine failed: {self.failure}" if self.failure else "the engine was stopped"
         for generation in list(self._samplers):
-            generation.put(End(error=EngineStopped("the engine was stopped")))
+            error = EngineStopped(reason)
+            error.__cause__ = self.failure
+            generation.put(End(error=error))
             self._forget(generation)

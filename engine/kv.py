@@ -156,28 +156,29 @@ class KVCache:
         """Evict idle sequences, least recently used first, until there are cells for `tokens` tokens in all.
 
         Of them the placement's reused prefix has its cells already, and the target's own cells beyond it will come
-        free. Returns whether there is room. Only the unified layout can run out of cells.
+        free. Returns False, with nothing evicted, if there is no room even then. Only the unified layout can run out
+        of cells.
         """
-        if not self.unified:
+        target, source = placement.target, placement.source
+        wanted = tokens - placement.reuse
+        if not self.unified or self._room(placement) >= wanted:
             return True
-        target, source, reuse = placement.target, placement.source, placement.reuse
-        wanted = tokens - reuse
-        if target is source:
-            wanted -= self.cells.exclusive(target.id, reuse)
-        idle = (s for s in self.sequences if not s.busy and s.length and s is not source)
-        for sequence in sorted(idle, key=_last_used):
-            if self.cells.free >= wanted:
-                break
-            self._clear(sequence)
-            self.evictions += 1
-        return self.cells.free >= wanted
+        kept = [self.cells.owned(s.id) for s in self.sequences if s.busy]
+        kept.append(self.cells.owned(source.id)[: placement.reuse if target is source else None])
+        if self.cells.total - np.unique(np.concatenate(kept)).size < wanted:
+            return False
+        for sequence in sorted(self.sequences, key=_last_used):
+            if sequence.length and not sequence.busy and sequence is not source:
+                self._clear(sequence)
+                self.evictions += 1
+                if self._room(placement) >= wanted:
+                    break
+        return self._room(placement) >= wanted
 
-    def clear(self) -> None:
-        """Forget everything. No sequence may be busy."""
-        for sequence in self.sequences:
-            assert not sequence.busy
-            self._clear(sequence)
-        self._memory.clear()
+    def _room(self, placement: Placement) -> int:
+        """Cells free once the placement's target has been cut down to what it will reuse."""
+        kept = placement.reuse if placement.target is placement.source else 0
+        return self.cells.free + self.cells.exclusive(placement.target.id, kept)
 
     def _usable(self, sequence: Sequence, length: int) -> int:
         """How much of a common prefix of `length` tokens in `sequence` can be kept, given the model's memory."""

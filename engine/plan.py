@@ -6,6 +6,7 @@ memory comes from `engine.calibration`, or from the documented defaults here.
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from engine.errors import InvalidRequest
-from engine.settings import EngineSettings, Layout, Switch
-from llama_native import Context, ContextParams, FlashAttention, GgmlType, Model, kv_cache_bytes
+from engine.settings import SMALLEST_CONTEXT, EngineSettings, Layout, Switch
+from llama_native import Context, ContextParams, DeviceType, FlashAttention, GgmlType, Model, devices, kv_cache_bytes
+from llama_native.context_params import available_cpus
+
+log = logging.getLogger(__name__)
 
 #: Target step time while streams run and a prompt is prefilled, in seconds; see docs/BENCHMARKS.md for its price.
 STEP_SECONDS: Final = 0.150
@@ -22,9 +26,14 @@ STEP_SECONDS: Final = 0.150
 #: Longest request by default; the model's own limit may be lower.
 CONTEXT: Final = 4096
 
-#: Sequences by default, without and with a GPU: from measurements of throughput against batch size.
+#: Sequences by default, without and with a GPU. On a CPU eight decode almost as fast together as more would.
 PARALLEL_CPU: Final = 8
 PARALLEL_GPU: Final = 16
+
+#: Most prompt tokens in a step, unless calibration finds that fewer are as fast.
+LARGEST_CHUNK: Final = 512
+
+GPUS: Final = (DeviceType.GPU, DeviceType.IGPU)
 
 #: Share of the free memory that a default KV cache may take.
 KV_SHARE: Final = 0.5
@@ -58,9 +67,14 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
     Raises `InvalidRequest` if a setting cannot be right for the model.
     """
     kv_type = _kv_type(settings.kv_type)
-    context = settings.context or min(model.n_ctx_train, CONTEXT)
-    parallel = settings.parallel or (PARALLEL_GPU if model.params.n_gpu_layers else PARALLEL_CPU)
-    budget = _free_memory() * KV_SHARE
+    if needs_flash_attention(kv_type) and settings.flash_attention is Switch.OFF:
+        raise InvalidRequest("kv_type", f"a KV cache of {settings.kv_type} needs flash attention, which is set to off")
+    offloaded = offloads(model)
+    if model.params.n_gpu_layers and not offloaded:
+        log.warning("%d layers were to go to a GPU, but this build or host has none", model.params.n_gpu_layers)
+    context = settings.context or max(SMALLEST_CONTEXT, min(model.n_ctx_train, CONTEXT))
+    parallel = settings.parallel or (PARALLEL_GPU if offloaded else PARALLEL_CPU)
+    budget = (_free_device_memory() if offloaded else _free_memory()) * KV_SHARE
 
     def too_large() -> bool:
         params = ContextParams(n_ctx=parallel * context, n_seq_max=parallel, type_k=kv_type, type_v=kv_type)
@@ -77,11 +91,9 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
         if settings.kv_cells < context:
             raise InvalidRequest("kv_cells", f"kv_cells must hold one request of {context} tokens")
     flash_attention = settings.flash_attention is Switch.ON or (
-        settings.flash_attention is Switch.AUTO and model.params.n_gpu_layers != 0
+        settings.flash_attention is Switch.AUTO and (offloaded or needs_flash_attention(kv_type))
     )
-    if kv_type is not GgmlType.F16 and kv_type.name not in ("F32", "BF16"):
-        flash_attention = True  # llama.cpp has quantized values with flash attention only
-    threads = settings.threads or len(os.sched_getaffinity(0))
+    threads = settings.threads or available_cpus()
     return Plan(
         parallel=parallel,
         context=context,
@@ -92,10 +104,20 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
         threads=threads,
         threads_batch=threads,
         step_seconds=settings.step_ms / 1000 or STEP_SECONDS,
-        largest_chunk=512,
+        largest_chunk=LARGEST_CHUNK,
         max_queue=settings.max_queue,
         queue_timeout=settings.queue_timeout,
     )
+
+
+def needs_flash_attention(kv_type: GgmlType) -> bool:
+    """Whether llama.cpp can keep keys and values of this type with flash attention only."""
+    return kv_type not in (GgmlType.F16, GgmlType.BF16, GgmlType.F32)
+
+
+def offloads(model: Model) -> bool:
+    """Whether layers of the model are on a GPU."""
+    return model.params.n_gpu_layers != 0 and any(device.type in GPUS for device in devices())
 
 
 def make_context(model: Model, plan: Plan) -> Context:
@@ -105,7 +127,7 @@ def make_context(model: Model, plan: Plan) -> Context:
         ContextParams(
             n_ctx=plan.kv_cells if plan.unified else plan.parallel * plan.context,
             n_batch=plan.largest_chunk + plan.parallel,
-            n_ubatch=plan.largest_chunk,
+            n_ubatch=plan.largest_chunk + plan.parallel,
             n_seq_max=plan.parallel,
             n_threads=plan.threads,
             n_threads_batch=plan.threads_batch,
@@ -124,6 +146,11 @@ def _kv_type(name: str) -> GgmlType:
         return GgmlType[name.upper()]
     except KeyError:
         raise InvalidRequest("kv_type", f"kv_type must be f16, bf16, f32, q8_0 or q4_0, not {name!r}") from None
+
+
+def _free_device_memory() -> int:
+    """Bytes free on all GPUs together."""
+    return sum(device.memory_free for device in devices() if device.type in GPUS)
 
 
 def _free_memory() -> int:

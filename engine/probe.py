@@ -14,27 +14,32 @@ import numpy as np
 from engine.timings import clock
 from llama_native import Batch, Context
 
-#: Prefill is timed in pieces of two sizes, and decode behind each of them, at depths of 88 and 344 tokens: llama.cpp
+#: The prompt grows by these many tokens, and everything is timed behind each, at depths of 88 and 344 tokens: llama.cpp
 #: attends over cells in steps of 256, and flash attention skips those that are empty, so one depth would mislead.
 PIECES: Final = (64, 256)
 
-#: Untimed tokens before them; also the size of the chunks that are timed again and again.
+#: Untimed tokens before them.
 LEAD: Final = 24
+
+#: Cells per sequence that a probe needs, with room for the largest chunk that is timed behind the prompt.
+CELLS: Final = 896
 
 
 class Probe:
     """Fills the sequences of a context with a prompt of its own and times steps on it."""
 
-    def __init__(self, context: Context, flash_attention: bool, unified: bool) -> None:
+    def __init__(self, context: Context, flash_attention: bool, unified: bool, chunk_size: int = LEAD) -> None:
+        """`chunk_size` is that of the prefill chunks that are timed again and again."""
         self.context = context
         self.flash_attention = flash_attention
         self.unified = unified
-        #: Seconds per prompt token of each piece of the prompt, by its size.
-        self.pieces: dict[int, float] = {}
+        self.chunk_size = chunk_size
         #: By depth, the best times so far in seconds: a decode step of one and of all sequences, a prompt token.
         self.best: dict[int, tuple[float, float, float]] = {}
+        #: How much longer than the best the middle one of repeated steps took: 1 on a quiet host.
+        self.unrest: list[float] = []
         self._batch = Batch(context.n_batch)
-        self._tokens = np.random.default_rng(0).integers(0, context.n_vocab, max(PIECES), dtype=np.int32)
+        self._tokens = np.random.default_rng(0).integers(0, context.n_vocab, context.n_batch, dtype=np.int32)
         self._depth = 0
 
     def lead(self) -> float:
@@ -46,9 +51,7 @@ class Probe:
 
     def prefill(self, size: int) -> float:
         """Compute `size` more tokens of the prompt in sequence 0; returns the seconds."""
-        seconds = self._prefill(size)
-        self.pieces[size] = seconds / size
-        return seconds
+        return self._prefill(size)
 
     def spread(self) -> None:
         """Let every sequence hold the prompt of sequence 0, in cells of its own."""
@@ -59,10 +62,12 @@ class Probe:
     def measure(self) -> None:
         """Time a few steps of each kind at this depth; the best count, as disturbances only add time."""
         one, together, token = self.best.get(self._depth, (math.inf, math.inf, math.inf))
+        ones = sorted(self.step(1) for _ in range(4))
+        self.unrest.append(ones[2] / ones[0])
         self.best[self._depth] = (
-            min(one, *(self.step(1) for _ in range(4))),
+            min(one, ones[0]),
             min(together, *(self.step(self.context.n_seq_max) for _ in range(2))),
-            min(token, self.chunk(LEAD) / LEAD),
+            min(token, self.chunk(self.chunk_size) / self.chunk_size),
         )
 
     @property

@@ -23,8 +23,8 @@ MAX_LOGPROBS = 20
 class SamplingParams:
     """How the next token is chosen from the logits; names and meanings as in llama.cpp's samplers.
 
-    The chain is: logit bias, penalties, DRY, top-n-sigma, top-k, typical, top-p, min-p, XTC, temperature, then the
-    draw. Neutral values switch a step off.
+    The chain is: logit bias, grammar, penalties, DRY, top-n-sigma, top-k, typical, top-p, min-p, XTC, temperature, then
+    the draw. Neutral values switch a step off.
     """
 
     temperature: float = 0.8
@@ -44,7 +44,7 @@ class SamplingParams:
     repeat_penalty: float = 1.0
     """Divide the logits of recent tokens by this; 1 is off."""
     repeat_last_n: int = 64
-    """How many recent tokens the three penalties look at; -1 means the whole context, 0 none."""
+    """How many of the answer's last tokens the three penalties look at; -1 means all, 0 none."""
     frequency_penalty: float = 0.0
     """Subtract this times a token's count among the recent ones (OpenAI: -2 to 2)."""
     presence_penalty: float = 0.0

@@ -32,8 +32,6 @@ class Run:
     """None takes the most probable token, without a sampler chain."""
     max_tokens: int
     """Answer tokens that may be made, after the context's limit."""
-    admitted: float
-    """`clock()` at admission."""
     token: int = -1
     """The newest token: chosen, but not yet in the KV cache; -1 while the prompt is being prefilled."""
     made: int = 0

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from engine.errors import InvalidRequest
+
+#: No request can be shorter-winded: a chat template alone takes some tens of tokens.
+SMALLEST_CONTEXT: Final = 64
 
 
 class Layout(StrEnum):
@@ -57,8 +61,10 @@ class EngineSettings:
     def __post_init__(self) -> None:
         for name in ("parallel", "context", "threads", "step_ms", "max_queue", "kv_cells"):
             value = getattr(self, name)
-            if not value >= 0:
-                raise InvalidRequest(name, f"{name} must not be negative, not {value}")
+            if not 0 <= value < 2**31:
+                raise InvalidRequest(name, f"{name} must be a number from 0 to {2**31 - 1}, not {value}")
+        if 0 < self.context < SMALLEST_CONTEXT:
+            raise InvalidRequest("context", f"context must be 0 or at least {SMALLEST_CONTEXT}, not {self.context}")
         if self.parallel > 256:
             raise InvalidRequest("parallel", f"llama.cpp handles at most 256 sequences, not {self.parallel}")
         if not self.queue_timeout > 0:

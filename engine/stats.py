@@ -50,9 +50,6 @@ class Counters:
     """Of that, in sampling."""
     prefill_tokens: int = 0
     """Prompt tokens computed."""
-    cached_tokens: int = 0
-    """Prompt tokens found in the KV cache."""
-    generated_tokens: int = 0
     finished: int = 0
     """Requests that ended with a finish_reason."""
     cancelled: int = 0

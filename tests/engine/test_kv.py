@@ -1,0 +1,91 @@
+"""Where prompts are placed, and room for them in the unified layout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_cases import GREEDY, MakeEngine, settle, text_of
+
+from engine import Engine, Layout, Request
+from engine.kv import CHEAP_LOSS
+from llama_native import Model
+
+sys.path.append(str(Path(__file__).parent.parent / "llama_native"))
+import tiny
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    with Model(tiny.llama(tmp_path_factory.mktemp("tiny") / "llama.gguf")) as loaded:
+        yield loaded
+
+
+def tokens(*runs: tuple[int, int]) -> np.ndarray:
+    """So many times each token."""
+    return np.concatenate([np.full(count, token, dtype=np.int32) for token, count in runs])
+
+
+def run(engine: Engine, prompt: np.ndarray, max_tokens: int = 1) -> int:
+    """Answer a prompt; how many of its tokens were cached."""
+    generation = engine.submit(Request(prompt, max_tokens, GREEDY, ignore_eos=True))
+    text_of(generation)
+    settle(engine)
+    return generation.cached_tokens
+
+
+def test_the_same_prompt_goes_on_in_place(small: Model, make_engine: MakeEngine, layout: Layout) -> None:
+    engine = make_engine(small, kv_layout=layout, parallel=3)
+    assert run(engine, tokens((5, 100))) == 0
+    assert run(engine, tokens((5, 100))) == 99
+    assert engine.stats().sequences_cached == 1
+
+
+def test_a_short_common_prefix_is_not_copied(small: Model, make_engine: MakeEngine) -> None:
+    engine = make_engine(small, kv_layout=Layout.STREAMS, parallel=2)
+    run(engine, tokens((5, 20), (6, 50)))
+    run(engine, tokens((5, 20), (7, 50)))
+    assert engine.stats().sequences_cached == 2
+
+
+def test_a_long_conversation_survives_a_newcomer(small: Model, make_engine: MakeEngine, layout: Layout) -> None:
+    engine = make_engine(small, kv_layout=layout, parallel=2, context=512)
+    long = tokens((5, 60), (6, CHEAP_LOSS + 100))
+    run(engine, long)
+    assert run(engine, tokens((5, 60), (7, 20))) == 60
+    assert run(engine, long) == long.size - 1
+
+
+def test_least_recently_used_goes_first(small: Model, make_engine: MakeEngine) -> None:
+    engine = make_engine(small, kv_layout=Layout.STREAMS, parallel=2)
+    run(engine, tokens((5, 60)))
+    run(engine, tokens((6, 60)))
+    run(engine, tokens((5, 60)))
+    run(engine, tokens((7, 60)))
+    assert run(engine, tokens((5, 60))) == 59
+    assert run(engine, tokens((6, 60))) == 0
+
+
+def test_room_shared_with_an_evicted_sequence_counts(small: Model, make_engine: MakeEngine) -> None:
+    """Cells shared by two idle sequences come free only when both have let go."""
+    engine = make_engine(small, kv_layout=Layout.UNIFIED, parallel=2, context=512, kv_cells=512, queue_timeout=20)
+    run(engine, tokens((5, 250), (6, 5)))
+    run(engine, tokens((5, 250), (7, 5)))
+    assert run(engine, tokens((5, 50), (8, 10)), max_tokens=1000) == 50
+
+
+def test_waiting_for_room_costs_no_cache(small: Model, make_engine: MakeEngine) -> None:
+    """A request that has to wait for a running one does not empty the prefix cache meanwhile."""
+    engine = make_engine(small, kv_layout=Layout.UNIFIED, parallel=3, context=512, kv_cells=600)
+    run(engine, tokens((9, 80)))
+    blocking = engine.submit(Request(tokens((5, 100)), 350, GREEDY, ignore_eos=True))
+    assert blocking.next(timeout=60) is not None
+    waiting = engine.submit(Request(tokens((6, 400)), 100, GREEDY, ignore_eos=True))
+    assert waiting.next(timeout=0.05) is None
+    assert engine.stats().evictions == 0
+    blocking.cancel()
+    text_of(waiting)
+    assert waiting.completion_tokens == 100

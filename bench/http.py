@@ -108,7 +108,10 @@ def notes(summaries: Sequence[Summary]) -> list[str]:
     """What a reader of the table must know: errors, and where chunks and counted tokens differ."""
     lines = []
     if mismatch := sum(summary.chunk_mismatch for summary in summaries):
-        lines.append(f"{mismatch} answers have another number of text chunks than tokens (usage); tok/s counts tokens.")
+        lines.append(
+            f"{mismatch} answers have another number of text chunks than tokens (usage); tok/s counts tokens. "
+            "With ignore_eos that is no fault: models go on with control tokens, which have no text."
+        )
     if uncounted := sum(summary.uncounted for summary in summaries):
         lines.append(f"{uncounted} answers came without usage; their chunks were counted instead.")
     errors = {error for summary in summaries for error in summary.first_errors}

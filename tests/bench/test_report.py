@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from bench import bars
 from bench.bars import Scenario
 from bench.ceiling import operating_point, work_seconds
 from bench.client import Run
+from bench.http import notes
 from bench.rates import Rates
 from bench.recording import Answer
 from bench.report import machine, machine_line, table, write_json
@@ -61,6 +63,15 @@ def test_summary_of_nothing_but_errors() -> None:
     assert (figures.requests, figures.errors, figures.output_tokens) == (2, 2, 0)
     assert math.isnan(figures.ttft_p95)
     assert figures.first_errors == ("HTTP 503: busy",)
+
+
+def test_notes_say_why_chunks_and_tokens_differ() -> None:
+    same = answer(10, 0, 4)
+    without_text = replace(same, completion_tokens=6)  # two tokens more than chunks with text
+    assert notes([summarize(Run((same,), wall=1.0, client_cpu=0.1, concurrency=1))]) == []
+    (line,) = notes([summarize(Run((same, without_text), wall=1.0, client_cpu=0.1, concurrency=1))])
+    assert line.startswith("1 answers have another number of text chunks than tokens")
+    assert "control tokens, which have no text" in line
 
 
 def test_longest_gap_is_over_all_streams() -> None:

@@ -14,12 +14,12 @@ import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from bench.report import end_cleanly, fail, machine, machine_line, progress, table, write_json
+from bench.report import end_cleanly, fail, machine, machine_line, progress, say, table, write_json
 from engine import EngineSettings, Plan, make_plan
 from engine.calibration import Candidate, calibrate, trial_plan
 from engine.plan import make_context
 from engine.probe import LEAD, PIECES, Probe
-from llama_native import LlamaError, Model
+from llama_native import ContextError, LlamaError, Model
 
 #: The choice may be this much slower than the fastest combination.
 BAR = 1.03
@@ -39,13 +39,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def brute_force(model: Model, plan: Plan, rounds: int) -> list[Candidate]:
-    """Every combination, measured; a combination's figures are medians over all rounds."""
+    """Every combination that llama.cpp accepts, measured; a combination's figures are medians over all rounds."""
     counts = sorted({1, max(1, plan.threads // 2), plan.threads})
     with ExitStack() as contexts, progress(rounds * len(PIECES), "all combinations", "round") as bar:
-        probes = [
-            Probe(contexts.enter_context(make_context(model, trial_plan(plan, flash, unified))), flash, unified)
-            for flash, unified in itertools.product((False, True), repeat=2)
-        ]
+        probes = []
+        for flash, unified in itertools.product((False, True), repeat=2):
+            try:
+                context = contexts.enter_context(make_context(model, trial_plan(plan, flash, unified)))
+            except ContextError as error:
+                say(f"left out: {_name(flash, unified)}: {error}")
+            else:
+                probes.append(Probe(context, flash, unified))
         for probe in probes:
             probe.lead()
         keys = list(itertools.product(range(len(probes)), counts))
@@ -97,14 +101,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = EngineSettings()
             plan = make_plan(model, settings)
             chosen = calibrate(model, settings, plan, remembered=False)
+            if chosen is None:
+                fail("this model cannot be calibrated: there is no choice to judge")
             everything = brute_force(model, plan, options.rounds)
     except (LlamaError, OSError) as error:
         fail(str(error))
+    ours = next((item for item in everything if _same(item, chosen.chosen)), None)
+    if ours is None:
+        fail("llama.cpp now refuses the combination that was chosen; is memory short? The reasons are above")
     best = everything[0]
-    ours = next(item for item in everything if _same(item, chosen.chosen))
     rows = [
         [
-            f"flash attention {'on' if item.flash_attention else 'off'}, {'unified' if item.unified else 'streams'}",
+            _name(item.flash_attention, item.unified),
             item.threads,
             item.threads_batch,
             item.prefill_token * 1000,
@@ -126,6 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = {"ratio": ratio, "seconds": chosen.seconds, "rows": rows}
         write_json(options.json, "bench.calibration", arguments_used, results)
     return 0 if ratio <= BAR else 1
+
+
+def _name(flash_attention: bool, unified: bool) -> str:
+    return f"flash attention {'on' if flash_attention else 'off'}, {'unified' if unified else 'streams'}"
 
 
 def _same(one: Candidate, other: Candidate) -> bool:

@@ -6,16 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import servers
+from bench import calibration, servers
 from bench.processes import ServerFailedError, ServerProcess
 from bench.servers import Common, Peer
+from engine import EngineSettings, Plan, make_plan
+from engine.plan import make_context
+from llama_native import Context, Model
 
-COMMANDS = ("http", "peers", "native", "stream", "memory", "rates")
+COMMANDS = ("http", "peers", "native", "stream", "memory", "calibration", "rates")
 
 
 def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,6 +50,8 @@ def test_help(root: Path, name: str) -> None:
         ("bench.peers", "--repeats", "0"),
         ("bench.stream", "--generate", "1"),
         ("bench.memory", "--model", "no-such-file.gguf"),
+        ("bench.calibration", "--rounds", "0"),
+        ("bench.calibration", "--model", "no-such-file.gguf"),
     ],
 )
 def test_wrong_usage_is_code_2_and_a_clear_line(root: Path, arguments: tuple[str, ...]) -> None:
@@ -121,6 +127,35 @@ def test_memory(root: Path, chat_model_path: Path, tmp_path: Path) -> None:
     assert memory["file_bytes"] == chat_model_path.stat().st_size
     assert memory["kv_bytes"] > 0 < memory["loaded"]["rss"]
     assert memory["errors"] == 0
+
+
+def test_calibration(root: Path, chat_model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    done = command(root, "bench.calibration", "--model", str(chat_model_path), "--rounds", "1", "--json", str(path))
+    assert done.returncode in (0, 1), done.stderr
+    judged = results(path, "bench.calibration")
+    assert judged["ratio"] >= 1
+    assert [row[-1] for row in judged["rows"]].count("chosen") == 1
+    assert {row[0] for row in judged["rows"]} == {
+        f"flash attention {flash}, {layout}" for flash in ("off", "on") for layout in ("streams", "unified")
+    }
+
+
+def test_calibration_leaves_out_what_llama_cpp_refuses(
+    chat_model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No demo model is refused anything, so one combination gets parameters that llama.cpp does refuse."""
+
+    def make_some(model: Model, plan: Plan) -> Context:
+        both = plan.flash_attention and plan.unified
+        return make_context(model, replace(plan, parallel=10**6) if both else plan)
+
+    monkeypatch.setattr(calibration, "make_context", make_some)
+    with Model(chat_model_path) as model:
+        plan = replace(make_plan(model, EngineSettings(parallel=2)), threads=1, threads_batch=1)
+        found = calibration.brute_force(model, plan, rounds=1)
+    assert {(item.flash_attention, item.unified) for item in found} == {(False, False), (False, True), (True, False)}
+    assert "left out: flash attention on, unified: " in capsys.readouterr().err
 
 
 def test_native(root: Path, chat_model_path: Path, llama_server: Path, tmp_path: Path) -> None:

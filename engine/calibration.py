@@ -11,7 +11,6 @@ Knows plans and seconds. `engine.probe` does the timing, `engine.calibration_cac
 from __future__ import annotations
 
 import logging
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from engine import calibration_cache as cache
 from engine.errors import EngineStopped
+from engine.host_load import OtherWork
 from engine.plan import Plan, make_context, needs_flash_attention, offloads
 from engine.probe import CELLS, LEAD, PIECES, Probe
 from engine.settings import EngineSettings, Layout, Switch
@@ -48,8 +48,8 @@ PREFILL_BUDGET: Final = 3.0
 #: Turns that every candidate gets at each depth.
 ROUNDS: Final = 3
 
-#: A measurement is not remembered if the middle one of repeated steps took this many times as long as the best.
-DISTURBED: Final = 1.5
+#: A measurement is not remembered if other work took a larger share of the processors.
+DISTURBED: Final = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +113,9 @@ def calibrate(
     if known is not None:
         return known
     log.info("measuring what is fastest on this host (some seconds, once)")
-    begin = clock()
+    begin, others = clock(), OtherWork()
     try:
-        candidates, unrest = measure(model, settings, plan, should_stop)
+        candidates = measure(model, settings, plan, should_stop)
     except LlamaError as error:
         log.warning("this host cannot be measured (%s); defaults are used", error)
         return None
@@ -123,8 +123,11 @@ def calibrate(
     result = Calibration(best, tuple(candidates), clock() - begin, cached=False)
     for item in candidates:
         log.info("%s%s", item, " (chosen)" if item is best else "")
-    if unrest > DISTURBED:
-        log.warning("other work disturbed the measurement; its choice is used now and measured again at the next start")
+    if (share := others.share()) > DISTURBED:
+        log.warning(
+            "other work took %.0f%% of the processors meanwhile; the choice is used now and measured again next time",
+            100 * share,
+        )
     else:
         cache.write(path, asdict(result))
     return result
@@ -187,12 +190,10 @@ def thread_choices(settings: EngineSettings, plan: Plan) -> list[int]:
 
 def measure(
     model: Model, settings: EngineSettings, plan: Plan, should_stop: Callable[[], bool] = lambda: False
-) -> tuple[list[Candidate], float]:
+) -> list[Candidate]:
     """Time the combinations worth trying: attention in one layout, the other layout, numbers of threads, chunk sizes.
 
-    Those compared take turns at each measurement, so that a slow moment of the host meets all of them. Also returns how
-    restless the host was: how much longer than the best the middle one of repeated steps took, 1 if it never did.
-    Raises `LlamaError` if llama.cpp refuses every combination.
+    Those compared take turns at each measurement, so that a slow moment of the host meets all of them. Raises `LlamaError` if llama.cpp refuses every combination.
     """
     first, *others = layout_choices(settings, plan)
     with ExitStack() as contexts:
@@ -221,8 +222,7 @@ def measure(
         winner = min(everyone, key=lambda probe: candidate(plan, probe).cost)
         chunk = best_chunk(winner, plan)
         found = [replace(candidate(plan, probe), chunk=chunk) for probe in everyone]
-        found += _threads(settings, plan, winner, found[everyone.index(winner)])
-        return found, statistics.median(value for probe in everyone for value in probe.unrest)
+        return found + _threads(settings, plan, winner, found[everyone.index(winner)])
 
 
 def time_all(probes: Sequence[Probe], should_stop: Callable[[], bool]) -> None:

@@ -36,8 +36,6 @@ class Probe:
         self.chunk_size = chunk_size
         #: By depth, the best times so far in seconds: a decode step of one and of all sequences, a prompt token.
         self.best: dict[int, tuple[float, float, float]] = {}
-        #: How much longer than the best the middle one of repeated steps took: 1 on a quiet host.
-        self.unrest: list[float] = []
         self._batch = Batch(context.n_batch)
         self._tokens = np.random.default_rng(0).integers(0, context.n_vocab, context.n_batch, dtype=np.int32)
         self._depth = 0
@@ -62,10 +60,8 @@ class Probe:
     def measure(self) -> None:
         """Time a few steps of each kind at this depth; the best count, as disturbances only add time."""
         one, together, token = self.best.get(self._depth, (math.inf, math.inf, math.inf))
-        ones = sorted(self.step(1) for _ in range(4))
-        self.unrest.append(ones[2] / ones[0])
         self.best[self._depth] = (
-            min(one, ones[0]),
+            min(one, *(self.step(1) for _ in range(4))),
             min(together, *(self.step(self.context.n_seq_max) for _ in range(2))),
             min(token, self.chunk(self.chunk_size) / self.chunk_size),
         )

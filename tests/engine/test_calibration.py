@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from engine import (
 )
 from engine.calibration import calibrate, layout_choices
 from engine.calibration_cache import path_for
+from engine.host_load import OtherWork
 from llama_native import Model
 
 sys.path.append(str(Path(__file__).parent.parent / "llama_native"))
@@ -152,3 +155,11 @@ def test_settings_that_cannot_be_right(small: Model, settings: dict[str, object]
     with pytest.raises(InvalidRequest) as caught:
         make_plan(small, EngineSettings(**settings))  # type: ignore[arg-type]
     assert caught.value.parameter == parameter
+
+
+def test_other_work_is_noticed() -> None:
+    """A busy child process is other work to this one."""
+    watched = OtherWork()
+    code = "import time\nwhile time.process_time() < 0.6: pass"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert watched.share() > 0.4 / len(os.sched_getaffinity(0))

@@ -193,7 +193,8 @@ def measure(
 ) -> list[Candidate]:
     """Time the combinations worth trying: attention in one layout, the other layout, numbers of threads, chunk sizes.
 
-    Those compared take turns at each measurement, so that a slow moment of the host meets all of them. Raises `LlamaError` if llama.cpp refuses every combination.
+    Those compared take turns at each measurement, so that a slow moment of the host meets all of them.
+    Raises `LlamaError` if llama.cpp refuses every combination.
     """
     first, *others = layout_choices(settings, plan)
     with ExitStack() as contexts:

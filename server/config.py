@@ -60,6 +60,17 @@ def _integer(low: int, high: int | None = None, note: str = "") -> Kind:
     return Kind("integer", bounds + (f" ({note})" if note else ""), parse)
 
 
+def _zero_or(low: int, meaning_of_zero: str) -> Kind:
+    def parse(text: str) -> int:
+        value: int = number(text)
+        if 0 < value < low:
+            raise ValueError
+        return value
+
+    number = _integer(0).parse
+    return Kind("integer", f"a whole number, at least {low}, or 0 ({meaning_of_zero})", parse)
+
+
 def _seconds(least: float = 0, note: str = "") -> Kind:
     def parse(text: str) -> float:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or float(text) < least:
@@ -104,6 +115,7 @@ def _parse_label(text: str) -> str:
 
 
 _CHOSEN = "0 = chosen"
+_QUANTIZED = ("q8_0", "q4_0")
 _LEVEL = _choice("debug", "info", "warning", "error")
 _SWITCH = Kind("switch", "on, off", _parse_switch)
 _ADDRESS = Kind("address", "host:port, an IPv6 host in brackets, port 1 to 65535", _parse_address)
@@ -144,25 +156,25 @@ class Config:
     ]
     instance_label: Annotated[str, Variable(_LABEL, "default", "Value of the label `instance_label` of every metric.")]
     log_level: Annotated[str, Variable(_LEVEL, "info", "Least severe messages to log.")]
-    main_gpu: Annotated[int, Variable(_integer(0), "0", "Index of the GPU for what is not split over several.")]
+    main_gpu: Annotated[int, Variable(_integer(0, 63), "0", "Index of the GPU for what is not split over several.")]
     max_body_bytes: Annotated[int, Variable(_integer(1024), "16777216", "Largest request body in bytes; else 413.")]
     model_alias: Annotated[str, Variable(_LABEL, "rusty_llm", "Model id that is served; the file's name works too.")]
     model_calibrate: Annotated[
         bool,
         Variable(_SWITCH, "on", "Measure at the first start what is fastest here, and remember it for this user."),
     ]
-    model_context: Annotated[int, Variable(_integer(0, note=_CHOSEN), "0", "Tokens that one request may use.")]
+    model_context: Annotated[int, Variable(_zero_or(64, "chosen"), "0", "Tokens that one request may use.")]
     model_flash_attention: Annotated[
         str,
         Variable(_choice("auto", "on", "off"), "auto", "Flash attention; auto takes what was measured to be faster."),
     ]
-    model_gpu_layers: Annotated[int, Variable(_integer(0), "0", "Layers of the model to keep on the GPU.")]
+    model_gpu_layers: Annotated[int, Variable(_integer(0, 10000), "0", "Layers of the model to keep on the GPU.")]
     model_kv_cells: Annotated[
         int,
         Variable(
             _integer(0, note="0 = enough for all"),
             "0",
-            "Tokens in the KV cache over all requests, with the unified layout; requests wait when it is full.",
+            "Tokens in the KV cache over all requests; they wait when it is full. Needs MODEL_KV_LAYOUT=unified.",
         ),
     ]
     model_kv_layout: Annotated[
@@ -174,7 +186,12 @@ class Config:
         ),
     ]
     model_kv_type: Annotated[
-        str, Variable(_choice("f16", "bf16", "f32", "q8_0", "q4_0"), "f16", "Type of the cached keys and values.")
+        str,
+        Variable(
+            _choice("f16", "bf16", "f32", *_QUANTIZED),
+            "f16",
+            "Type of the cached keys and values; q8_0 and q4_0 need flash attention.",
+        ),
     ]
     model_max_token: Annotated[
         int,
@@ -191,7 +208,7 @@ class Config:
         ),
     ]
     model_step_ms: Annotated[
-        float,
+        int,
         Variable(
             _integer(0, 60000, note=_CHOSEN),
             "0",
@@ -199,7 +216,7 @@ class Config:
         ),
     ]
     model_threads: Annotated[
-        int, Variable(_integer(0, 1024, note="0 = measured, or all cores"), "0", "CPU threads that compute.")
+        int, Variable(_integer(0, 512, note="0 = measured, or all cores"), "0", "CPU threads that compute.")
     ]
     prometheus_http_address: Annotated[
         Address, Variable(_ADDRESS, "127.0.0.1:8081", "Where GET /metrics listens, in a thread of its own.")
@@ -241,12 +258,27 @@ def read(environ: Mapping[str, str]) -> Config:
         except ValueError:
             raise ConfigError(f"{name}={text!r} is not valid; allowed: {variable.kind.allowed}") from None
     config = Config(**values)
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Config) -> None:
+    """Raise `ConfigError` for values that are fine alone but not together."""
     if config.http_address == config.prometheus_http_address:
         raise ConfigError(
             f"PROMETHEUS_HTTP_ADDRESS={str(config.prometheus_http_address)!r} is not valid; "
             "allowed: an address other than HTTP_ADDRESS"
         )
-    return config
+    if config.model_kv_cells and config.model_kv_layout != "unified":
+        raise ConfigError(
+            f"MODEL_KV_CELLS={config.model_kv_cells} needs MODEL_KV_LAYOUT=unified, not "
+            f"{config.model_kv_layout}: other layouts have no cells in common"
+        )
+    if config.model_kv_type in _QUANTIZED and config.model_flash_attention == "off":
+        raise ConfigError(
+            f"MODEL_KV_TYPE={config.model_kv_type} needs flash attention, and MODEL_FLASH_ATTENTION=off forbids it: "
+            "llama.cpp reads quantized values in no other way"
+        )
 
 
 @functools.cache

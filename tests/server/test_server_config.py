@@ -41,6 +41,12 @@ def test_set_values_win_and_empty_ones_count_as_unset() -> None:
         ("HTTP_WORKERS", "many"),
         ("HTTP_WORKERS", "1.5"),
         ("MODEL_THREADS", "-1"),
+        ("MODEL_THREADS", "513"),
+        ("MODEL_GPU_LAYERS", "10001"),
+        ("MAIN_GPU", "64"),
+        ("MODEL_CONTEXT", "63"),
+        ("MODEL_CONTEXT", "-64"),
+        ("MODEL_STEP_MS", "1.5"),
         ("MODEL_PARALLEL", "257"),
         ("MODEL_MAX_TOKEN", "0"),
         ("MODEL_FLASH_ATTENTION", "yes"),
@@ -61,6 +67,26 @@ def test_a_bad_value_is_refused_by_name_value_and_what_is_allowed(name: str, val
     assert message.startswith(f"{name}={value!r} ")
     assert "allowed: " in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"MODEL_KV_CELLS": "512"}, "needs MODEL_KV_LAYOUT=unified, not auto"),
+        ({"MODEL_KV_CELLS": "512", "MODEL_KV_LAYOUT": "streams"}, "needs MODEL_KV_LAYOUT=unified, not streams"),
+        ({"MODEL_KV_TYPE": "q8_0", "MODEL_FLASH_ATTENTION": "off"}, "MODEL_FLASH_ATTENTION=off forbids it"),
+        ({"MODEL_KV_TYPE": "q4_0", "MODEL_FLASH_ATTENTION": "off"}, "MODEL_FLASH_ATTENTION=off forbids it"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(variables: dict[str, str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        config.read(variables)
+
+
+def test_values_that_go_together_are_taken() -> None:
+    assert config.read({"MODEL_KV_CELLS": "512", "MODEL_KV_LAYOUT": "unified"}).model_kv_cells == 512
+    assert config.read({"MODEL_KV_TYPE": "q8_0", "MODEL_FLASH_ATTENTION": "auto"}).model_kv_type == "q8_0"
+    assert config.read({"MODEL_CONTEXT": "64"}).model_context == 64
 
 
 @pytest.mark.parametrize("name", ["MODEL_MAX_TOKENS", "MODEL_FOO", "HTTP_WORKER", "QUEUE_TIME_OUT"])

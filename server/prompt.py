@@ -37,7 +37,6 @@ class PromptBuilder:
         self._prompt_template = prompt_template
         self._context_size = context_size
         self._control = _control_tokens(vocab)
-        self._longest_token = max(len(vocab.token_bytes(token, special=True)) for token in range(vocab.n_tokens))
 
     def chat(
         self, messages: list[Message], variables: dict[str, Any] | None, timings: Timings
@@ -48,12 +47,12 @@ class PromptBuilder:
         """
         with timings.phase("template"):
             texts = [message.text(f"messages[{index}]") for index, message in enumerate(messages)]
-            self._check_length(texts)
             if self._prompt_template is None:
                 text = self._render(messages, texts, variables)
             else:
                 text = self._fill(messages, texts)
         with timings.phase("tokenize"):
+            self._check_length(text)
             return self.tokenize(text)
 
     def tokenize(self, text: str) -> Tokens:
@@ -83,25 +82,25 @@ class PromptBuilder:
         return re.sub(r"\{query\}|\{context\}", lambda match: values[match[0]], self._prompt_template or "")
 
     def _cut_all(self, value: Any) -> Any:
-        """Return `value` with every string inside it cut."""
+        """Return `value` with every string inside it cut, keys of dictionaries included."""
         if isinstance(value, str):
             return self._cut(value)
         if isinstance(value, list):
             return [self._cut_all(item) for item in value]
         if isinstance(value, dict):
-            return {key: self._cut_all(item) for key, item in value.items()}
+            return {self._cut_all(key): self._cut_all(item) for key, item in value.items()}
         return value
 
     def _cut(self, text: str) -> str:
         """Put a cut behind the first character of every spelling of a control token."""
         return self._control.sub(lambda match: match[1] + _CUT, text) if self._control else text
 
-    def _check_length(self, texts: list[str]) -> None:
-        """Refuse, before any work, text that no tokenization makes short enough for the context."""
-        size = sum(len(text.encode()) for text in texts)
-        least = -(-size // self._longest_token)
-        if least > self._context_size:
-            raise context_length_exceeded(f"at least {least}", self._context_size)
+    def _check_length(self, text: str) -> None:
+        """Refuse, before it is tokenized, text that no tokenization makes short enough to leave room for an answer."""
+        size = len(text.replace(_CUT, "").encode())
+        least = -(-size // self._vocab.longest_token)
+        if least >= self._context_size:
+            raise context_length_exceeded(f"at least {least}", self._context_size - 1)
 
 
 def _control_tokens(vocab: Vocab) -> re.Pattern[str] | None:

@@ -24,6 +24,9 @@ BUCKETS: Final = (
     5.0, 10.0, 25.0, 60.0, 120.0, 300.0,
 )  # fmt: skip
 
+#: The `finish_reason` of a whole answer; of others `inference_response_duration` would say nothing.
+COMPLETE: Final = frozenset({"stop", "length"})
+
 
 class Metrics:
     """The metrics of one server process, in a registry of their own, all with the label `instance_label`."""
@@ -81,11 +84,11 @@ class Metrics:
         self._requests.labels(self._label, exchange.route, str(exchange.status), exchange.finish_reason or "none").inc()
         if not exchange.prompt_tokens:
             return
-        for phase, seconds in exchange.timings.phases.items():
+        for phase, seconds in exchange.timings.phases.copy().items():  # the engine thread may still add some
             self._phases.labels(self._label, phase).observe(seconds)
         if exchange.first_token_seconds is not None:
             self.time_to_first_token.observe(exchange.first_token_seconds)
-        if exchange.status == 200 and exchange.finish_reason:
+        if exchange.finish_reason in COMPLETE:
             self.inference_response.observe(exchange.timings.total_seconds)
         self._prompt_tokens.inc(exchange.prompt_tokens)
         self._cached_tokens.inc(exchange.cached_tokens)

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
-from engine import EngineError, Piece, Request
+from engine import EngineError, EngineStopped, Piece, Request
 from server.errors import CLIENT_CLOSED_REQUEST, ClientGoneError, unavailable
 from server.exchange import Exchange
 from server.refusals import from_engine
@@ -38,14 +38,18 @@ class Answer:
         if not service.slots.acquire(blocking=False):
             limit = service.config.http_workers
             raise unavailable(f"The server is at its limit: {limit} answers are under way.", "too_many_requests", 1)
+        sock: socket.socket = exchange.request.environ["gunicorn.socket"]
         try:
             self.generation = loaded.engine.submit(request)
+            try:
+                self._watch = service.watcher.watch(sock, self._on_gone)
+            except BaseException:
+                self.generation.cancel()
+                raise
         except BaseException as error:
             service.slots.release()
             raise self._explained(error) from error
         exchange.prompt_tokens = self.generation.prompt_tokens
-        sock: socket.socket = exchange.request.environ["gunicorn.socket"]
-        self._watch = service.watcher.watch(sock, self._on_gone)
 
     def __iter__(self) -> Iterator[Piece]:
         """Yield pieces; the last has a finish_reason. Raises `ApiError`, or `ClientGoneError` if the client hung up."""
@@ -88,4 +92,6 @@ class Answer:
 
     def _explained(self, error: BaseException) -> BaseException:
         """Return what to raise for an engine error."""
+        if isinstance(error, EngineStopped):
+            return self._service.stopped()
         return (from_engine(error) if isinstance(error, EngineError) else None) or error

@@ -16,9 +16,6 @@ from server.errors import ApiError, ClientGoneError, from_validation
 
 T = TypeVar("T")
 
-#: A client that sends nothing of its body, or takes nothing of its answer, for this many seconds is given up.
-CLIENT_TIMEOUT: Final = 60.0
-
 #: How long the rest of a body that is too large is read and thrown away, in seconds.
 LINGER: Final = 5.0
 
@@ -29,7 +26,6 @@ def read_json(request: Request, decoder: msgspec.json.Decoder[T], max_bytes: int
     Raises `ApiError` (400, 408, 413, 415), and `ClientGoneError` if the body breaks off.
     """
     _check_content_type(request)
-    request.environ["gunicorn.socket"].settimeout(CLIENT_TIMEOUT)
     try:
         data = _read(request, max_bytes)
     except TimeoutError as error:

@@ -7,7 +7,6 @@ sockets and callbacks, nothing of what is being computed.
 
 from __future__ import annotations
 
-import contextlib
 import select
 import socket
 import threading
@@ -24,18 +23,19 @@ class DisconnectWatcher:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._lock = threading.Lock()
-        self._watched: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
+        self._watched: dict[int, Callable[[], None]] = {}
         threading.Thread(target=self._run, name="disconnect-watcher", daemon=True).start()
 
     def watch(self, sock: socket.socket, callback: Callable[[], None]) -> int:
         """Call `callback` once if the peer of `sock` goes away.
 
-        Returns a handle for `unwatch`, which must be called before the socket is closed.
+        Returns a handle for `unwatch`, which must be called before the socket is closed. Raises OSError or ValueError
+        if the socket cannot be watched; then nothing is left to undo.
         """
         handle = sock.fileno()
         with self._lock:
-            self._watched[handle] = (sock, callback)
             self._epoll.register(handle, _GONE | select.EPOLLONESHOT)
+            self._watched[handle] = callback
         return handle
 
     def unwatch(self, handle: int) -> None:
@@ -44,13 +44,6 @@ class DisconnectWatcher:
             if self._watched.pop(handle, None) is not None:
                 self._epoll.unregister(handle)
 
-    def hang_up(self) -> None:
-        """Break off every watched connection, so that no thread goes on waiting for a client that does not read."""
-        with self._lock:
-            for sock, _ in self._watched.values():
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-
     def _run(self) -> None:
         while True:
             for handle, _ in self._epoll.poll():
@@ -58,7 +51,7 @@ class DisconnectWatcher:
                 with self._lock:
                     watched = self._watched.get(handle) if _peer_is_gone(handle) else None
                 if watched is not None:
-                    watched[1]()
+                    watched()
 
 
 def _peer_is_gone(handle: int) -> bool:

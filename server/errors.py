@@ -69,6 +69,16 @@ def unavailable(message: str, code: str, retry_after: float) -> ApiError:
     return ApiError(503, message, kind=SERVER_ERROR, code=code, headers=(("Retry-After", seconds),))
 
 
+def shutting_down() -> ApiError:
+    """Return the 503 for requests that a stop of the server overtakes."""
+    return unavailable("The server is shutting down.", "shutting_down", 5)
+
+
+def engine_failed() -> ApiError:
+    """Return the 503 for requests that a failure of the whole engine overtakes."""
+    return unavailable("The engine failed; the server starts it anew.", "engine_failed", 5)
+
+
 def internal(request_id: str) -> ApiError:
     """Return the 500 for a failure of ours; it names the request id under which the log has the rest."""
     return ApiError(

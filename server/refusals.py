@@ -5,12 +5,15 @@ Knows the engine's exception types and `ApiError`; the one place where the two m
 
 from __future__ import annotations
 
-from engine import DeadlineExceeded, EngineError, EngineStopped, InvalidRequest, PromptTooLong, QueueFull, QueueTimeout
+from engine import DeadlineExceeded, EngineError, InvalidRequest, PromptTooLong, QueueFull, QueueTimeout
 from server.errors import SERVER_ERROR, ApiError, context_length_exceeded, invalid, unavailable
 
 
 def from_engine(error: EngineError) -> ApiError | None:
-    """Return what the client gets to see of an engine error; None if that is a plain 500."""
+    """Return what the client gets to see of an engine error; None if that is a plain 500.
+
+    What to say of `EngineStopped` depends on who stopped the engine; that is for `Service.stopped`.
+    """
     match error:
         case PromptTooLong():
             return context_length_exceeded(str(error.prompt_tokens), error.limit)
@@ -22,6 +25,4 @@ def from_engine(error: EngineError) -> ApiError | None:
             return unavailable(f"The server is at its limit: {error}.", "queue_timeout", error.retry_after)
         case DeadlineExceeded():
             return ApiError(504, f"Time is up: {error}.", kind=SERVER_ERROR, code="request_timeout")
-        case EngineStopped():
-            return unavailable("The server is shutting down.", "shutting_down", 5)
     return None

@@ -17,7 +17,7 @@ from llama_native import LlamaError, Model, ModelParams, UnsupportedModel, Vocab
 from server import boot
 from server.config import Config, variables
 from server.disconnect import DisconnectWatcher
-from server.errors import unavailable
+from server.errors import ApiError, engine_failed, shutting_down, unavailable
 from server.metrics import Metrics
 from server.prompt import PromptBuilder
 from server.template import CHATML, ChatTemplate, TemplateError
@@ -72,15 +72,27 @@ class Service:
             return "shutting down"
         if self._loaded is None:
             return "loading model"
-        return "ok" if self._loaded.engine.alive else "engine stopped"
+        return "ok" if self._loaded.engine.alive else "engine failed"
+
+    @property
+    def engine_failed(self) -> bool:
+        """The engine has ended although nobody asked for it."""
+        return self.status == "engine failed"
 
     def loaded(self) -> Loaded:
         """Return the loaded parts; raises `ApiError` (503) while there are none."""
-        status = self.status
-        if status == "ok" and self._loaded is not None:
-            return self._loaded
-        code = "model_loading" if status == "loading model" else "unavailable"
-        raise unavailable(f"The server cannot answer yet or any more: {status}.", code, 2)
+        loaded = self._loaded
+        if self._closing.is_set():
+            raise shutting_down()
+        if loaded is None:
+            raise unavailable("The server cannot answer yet: loading model.", "model_loading", 2)
+        if not loaded.engine.alive:
+            raise self.stopped()
+        return loaded
+
+    def stopped(self) -> ApiError:
+        """Return what to tell a client about an engine that has stopped: whether that was asked for."""
+        return shutting_down() if self._closing.is_set() else engine_failed()
 
     def start(self, on_failure: Callable[[], None]) -> None:
         """Begin to load the model in the background. `on_failure` is called, from that thread, if that fails."""
@@ -140,7 +152,7 @@ class Service:
             if source is None and config.model_prompt_template is None:
                 log.warning("the model has no chat template; ChatML is used")
             template = ChatTemplate(source or CHATML, _token_text(vocab, vocab.bos), _token_text(vocab, vocab.eos))
-            engine = Engine(model, _engine_settings(config))
+            engine = Engine(model, _engine_settings(config), should_stop=self._closing.is_set)
         except BaseException:
             model.close()
             raise

@@ -1,8 +1,9 @@
 """gunicorn's threaded worker, with what an inference server needs beside it.
 
-It loads the model after the fork, ends the process instead of restarting it when that fails, ends answers that outlast
-the grace period, and says what is wrong with malformed HTTP in the same JSON as every other error. Knows gunicorn's
-worker protocol and when the service starts and ends.
+It loads the model after the fork, ends the process instead of restarting it when that fails, has it replaced when the
+engine fails, ends answers that outlast the grace period, gives up clients that stall, and says what is wrong with
+malformed HTTP in the same JSON as every other error. Knows gunicorn's worker protocol and when the service starts and
+ends.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[attr-defined]
 
 from server import config
+from server.connections import Connections, half_close
 from server.errors import ApiError
 
 if TYPE_CHECKING:
@@ -31,6 +33,24 @@ if TYPE_CHECKING:
 
 #: gunicorn's arbiter stops, rather than starting another worker, when one exits with this code.
 WORKER_BOOT_ERROR: Final = 3
+
+#: Exit code of a worker whose engine failed; the arbiter starts another.
+ENGINE_FAILED: Final = 1
+
+#: How long a new connection keeps a thread waiting for its first byte, in seconds, before epoll waits for it.
+FIRST_BYTE_TIMEOUT: Final = 0.1
+
+#: A client that has not sent the whole header this many seconds after its first byte is given up.
+HEADER_TIMEOUT: Final = 10.0
+
+#: The same while all threads are taken, so that clients that stall cannot keep them from the others.
+BUSY_HEADER_TIMEOUT: Final = 1.0
+
+#: A client that sends nothing of its body, or takes nothing of its answer, for this many seconds is given up.
+CLIENT_TIMEOUT: Final = 60.0
+
+#: How long a client may take to close a connection that is over, in seconds.
+LINGER: Final = 2.0
 
 #: How long streams that were cut off may take to write their last event, in seconds.
 LAST_WORDS: Final = 2
@@ -49,9 +69,13 @@ class Worker(ThreadWorker):
         super().__init__(*args, **kwargs)
         #: Seconds after which everything under way is to be ended; the latest entry counts.
         self._stops: queue.SimpleQueue[float] = queue.SimpleQueue()
+        self._connections = Connections(HEADER_TIMEOUT, BUSY_HEADER_TIMEOUT, self.cfg.threads)
 
     def run(self) -> None:
-        """Serve until told to stop; exits with `WORKER_BOOT_ERROR` if the model cannot be loaded."""
+        """Serve until told to stop.
+
+        Exits with `WORKER_BOOT_ERROR` if the model cannot be loaded, with `ENGINE_FAILED` if the engine failed later.
+        """
         service = self.wsgi.service
         threading.Thread(target=self._run_closer, name="closer", daemon=True).start()
         address = service.config.prometheus_http_address
@@ -62,10 +86,53 @@ class Worker(ThreadWorker):
             sys.exit(WORKER_BOOT_ERROR)
         service.start(on_failure=self._stop)
         super().run()
+        engine_failed = service.engine_failed
         service.close()
-        service.watcher.hang_up()
+        self._connections.break_off_all()
         if service.failed:
             sys.exit(WORKER_BOOT_ERROR)
+        if engine_failed:
+            sys.exit(ENGINE_FAILED)
+
+    def notify(self) -> None:
+        """Tell the arbiter that the main loop turns, as it does once a second; look after what has failed or stalls."""
+        super().notify()
+        self._connections.break_off_late()
+        if self.alive and self.wsgi.service.engine_failed:
+            self.log.critical("the engine failed; this worker ends and another one takes its place")
+            self.cfg.set("graceful_timeout", LAST_WORDS)
+            self.alive = False
+
+    def murder_pending(self) -> None:
+        """Close connections that wait too long for their first byte; all such when the worker stops."""
+        if not self.alive:
+            for conn in self.pending_conns:
+                conn.timeout = 0
+        super().murder_pending()
+
+    def handle(self, conn: TConn) -> Any:
+        """Serve one request of a connection, in a thread of the pool; a false result ends the connection.
+
+        gunicorn would let each silent connection have a thread for seconds, and make the main loop wait for clients
+        that are slow to close.
+        """
+        if not conn.initialized and not conn.wait_for_data(FIRST_BYTE_TIMEOUT):
+            return _DEFER
+        with self._connections.serving(conn.sock) as served:
+            kept = served and super().handle(conn)
+            if not kept:
+                half_close(conn.sock, LINGER)
+            return kept
+
+    def handle_request(self, req: Request, conn: TConn) -> bool:
+        """Serve a request whose header is there; False ends the connection."""
+        self._connections.header_read(conn.sock)
+        conn.sock.settimeout(CLIENT_TIMEOUT)
+        try:
+            return bool(super().handle_request(req, conn))
+        except TimeoutError:
+            self.log.info("a client that did not read its answer was given up")
+            return False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: finish what is under way, but not longer than GRACEFUL_TIMEOUT."""
@@ -88,6 +155,7 @@ class Worker(ThreadWorker):
                 seconds = self._stops.get(timeout=seconds)
             except queue.Empty:
                 self.wsgi.service.close()
+                self._connections.break_off_unread()
                 return
 
     def handle_error(

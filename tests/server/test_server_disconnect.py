@@ -6,10 +6,17 @@ import queue
 import socket
 import threading
 
+import numpy as np
 import pytest
-from server_process import PATIENCE, ServerProcess, eventually
+from server_process import MODEL, PATIENCE, ServerProcess, eventually
 
+from engine import Request, SamplingParams
+from server import config
+from server.answer import Answer
+from server.connections import Connections
 from server.disconnect import DisconnectWatcher
+from server.exchange import Exchange
+from server.service import Service
 
 LONG = 900
 
@@ -97,17 +104,58 @@ def test_the_watcher_calls_back_once_and_only_for_watched_sockets() -> None:
         watcher.unwatch(handles[name])
 
 
-def test_the_watcher_can_break_off_what_is_watched() -> None:
+def test_the_watcher_forgets_what_it_cannot_watch() -> None:
     watcher = DisconnectWatcher()
+    closed = socket.socket()
+    closed.close()
+    with pytest.raises((OSError, ValueError)):
+        watcher.watch(closed, lambda: None)
     ours, theirs = socket.socketpair()
     handle = watcher.watch(ours, lambda: None)
-    blocked = threading.Thread(target=send_for_ever, args=(ours,))
-    blocked.start()  # its client never reads
-    watcher.hang_up()
-    blocked.join(PATIENCE)
-    assert not blocked.is_alive()
+    with pytest.raises(FileExistsError):
+        watcher.watch(ours, lambda: None)
     watcher.unwatch(handle)
+    watcher.unwatch(watcher.watch(ours, lambda: None))
+    for sock in (ours, theirs):
+        sock.close()
+
+
+def test_breaking_off_wakes_a_thread_whose_client_does_not_read() -> None:
+    connections = Connections(PATIENCE, PATIENCE, threads=1)
+    ours, theirs = socket.socketpair()
+    with connections.serving(ours) as served:
+        assert served
+        connections.header_read(ours)
+        blocked = threading.Thread(target=send_for_ever, args=(ours,))
+        blocked.start()
+        connections.break_off_unread()
+        connections.break_off_late()
+        assert theirs.recv(1) == b"x"
+        assert blocked.is_alive()
+        connections.break_off_all()
+        blocked.join(PATIENCE)
+        assert not blocked.is_alive()
+    with connections.serving(ours) as served:
+        assert not served
     theirs.close()
+
+
+def test_an_answer_that_cannot_be_watched_gives_everything_back() -> None:
+    variables = {"MODEL_PATH": str(MODEL), "MODEL_CALIBRATE": "off", "MODEL_PARALLEL": "1", "MODEL_CONTEXT": "1024"}
+    service = Service(config.read({**variables, "HTTP_WORKERS": "1"}))
+    service.start(on_failure=lambda: None)
+    eventually(lambda: service.status == "ok", "the model is loaded")
+    loaded = service.loaded()
+    closed = socket.socket()
+    closed.close()
+    request = Request(np.arange(5, dtype=np.int32), LONG, SamplingParams(), ignore_eos=True)
+    exchange = Exchange({"gunicorn.socket": closed}, service.metrics)
+    with pytest.raises((OSError, ValueError)):
+        Answer(service, loaded, exchange, request)
+    assert service.slots.acquire(blocking=False)
+    eventually(lambda: loaded.engine.stats().counters.cancelled == 1, "the generation is cancelled")
+    assert loaded.engine.stats().running == 0
+    service.close()
 
 
 def send_for_ever(sock: socket.socket) -> None:

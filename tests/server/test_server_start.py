@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from server_process import MODEL, ServerProcess, eventually
+from server_process import MODEL, PATIENCE, ServerProcess, eventually
 
 Launch = Callable[..., ServerProcess]
 GUNICORN = (sys.executable, "-m", "gunicorn")
@@ -135,6 +135,67 @@ def test_answers_that_are_cut_off_end_with_an_error_event(launch: Launch, how: s
     assert "Traceback" not in server.output
 
 
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_clients_that_stall_hold_up_neither_the_others_nor_the_end(launch: Launch, sig: signal.Signals) -> None:
+    server = launch(HTTP_WORKERS="1", MODEL_CONTEXT="512", MODEL_PARALLEL="1")
+    server.wait_ready()
+
+    def stall(sent: bytes) -> list[socket.socket]:
+        sockets = [socket.create_connection(("127.0.0.1", server.port), PATIENCE) for _ in range(20)]
+        for sock in sockets:
+            sock.sendall(sent)
+        return sockets
+
+    stalled = stall(b"") + stall(b"GET /health HTTP/1.1\r\nHost: x\r\n")  # more than there are threads
+    assert server.get("/health").status == 200
+    stalled += stall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+    os.killpg(server.process.pid, sig)
+    assert server.wait_exit() == 0
+    assert "SIGKILL" not in server.output
+    for sock in stalled:
+        sock.close()
+
+
+#: gunicorn's settings of this server, with an engine whose thread dies once the file `cause` exists.
+MORTAL = """
+import pathlib
+from server.gunicorn_settings import *
+
+def post_worker_init(worker):
+    from engine.scheduler import Scheduler
+    plan = Scheduler.plan
+
+    def mortal(self):
+        cause = pathlib.Path({cause!r})
+        if cause.exists():
+            cause.unlink()
+            raise MemoryError("no more of it")
+        return plan(self)
+
+    Scheduler.plan = mortal
+"""
+
+
+def test_an_engine_that_fails_is_replaced(launch: Launch, tmp_path: Path) -> None:
+    cause, settings = tmp_path / "cause", tmp_path / "settings.py"
+    settings.write_text(MORTAL.format(cause=str(cause)))
+    server = launch(*GUNICORN, "-c", str(settings), "--pythonpath", ".", MODEL_CONTEXT="8192", MODEL_PARALLEL="1")
+    server.wait_ready()
+    first = worker_of(server)
+    sock = server.open_chat("Tell a story.", stream=True, max_tokens=8000, ignore_eos=True)
+    data = sock.recv(4096)
+    cause.touch()
+    while more := sock.recv(65536):
+        data += more
+    assert b"event: error\ndata: " in data
+    assert b'"code":"engine_failed"' in data
+    eventually(lambda: server.output.count(" server: ready: ") == 2, "a second worker is ready")
+    assert worker_of(server) != first
+    assert server.output.count("the engine failed; this worker ends") == 1
+    assert server.chat("hi", max_tokens=1).status == 200
+    assert server.stop() == 0
+
+
 def worker_of(server: ServerProcess) -> int:
     """The process id of the master's only child."""
     master = server.process.pid
@@ -194,6 +255,8 @@ def test_a_time_limit_ends_the_stream_with_an_error_event(launch: Launch) -> Non
     whole = server.chat("Tell a story.", max_tokens=8000, ignore_eos=True)
     assert whole.status == 504
     assert whole.error["code"] == "request_timeout"
+    eventually(lambda: server.metric("lucid_requests_total", finish_reason="error") == 2, "both are counted")
+    assert server.metric("inference_response_duration_count") == 0  # neither was complete
 
     import openai
 

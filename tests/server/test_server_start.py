@@ -245,6 +245,14 @@ def test_an_interrupt_while_loading(launch: Launch) -> None:
     assert "Traceback" not in server.output
 
 
+def test_an_interrupt_while_measuring(launch: Launch, tmp_path: Path) -> None:
+    server = launch(MODEL_CALIBRATE="on", MODEL_THREADS="0", XDG_CACHE_HOME=str(tmp_path))
+    eventually(lambda: "measuring what is fastest" in server.output, "the measurement began")
+    assert server.stop(signal.SIGINT) == 0
+    assert " server: loaded " not in server.output  # it did not wait for the end of it
+    assert "Traceback" not in server.output
+
+
 def test_a_time_limit_ends_the_stream_with_an_error_event(launch: Launch) -> None:
     server = launch(MODEL_CONTEXT="8192", MODEL_PARALLEL="1", REQUEST_TIMEOUT="1.5")
     server.wait_ready()

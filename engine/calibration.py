@@ -23,8 +23,7 @@ from engine.plan import Plan, make_context, needs_flash_attention, offloads
 from engine.probe import CELLS, LEAD, PIECES, Probe
 from engine.settings import EngineSettings, Layout, Switch
 from engine.timings import clock
-from llama_native import ContextError, LlamaError, Model, build_info, devices
-from llama_native.context_params import available_cpus
+from llama_native import ContextError, LlamaError, Model, available_cpus, build_info, devices
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,9 @@ from llama_native import Context
 
 Tokens = npt.NDArray[np.int32]
 
-#: A prefix shorter than this is computed rather than copied from another sequence or waited for.
-WORTH_COPYING: Final = 32
+#: A prefix shorter than this is computed rather than copied from another sequence or waited for. A copy of the demo
+#: model's stream takes as long as some four prompt tokens; larger models pay more for both.
+WORTH_COPYING: Final = 16
 
 #: A sequence may lose this many cached tokens (the end of an old conversation) to spare a copy of its prefix.
 CHEAP_LOSS: Final = 256

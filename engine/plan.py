@@ -15,8 +15,17 @@ from typing import Final
 
 from engine.errors import InvalidRequest
 from engine.settings import SMALLEST_CONTEXT, EngineSettings, Layout, Switch
-from llama_native import Context, ContextParams, DeviceType, FlashAttention, GgmlType, Model, devices, kv_cache_bytes
-from llama_native.context_params import available_cpus
+from llama_native import (
+    Context,
+    ContextParams,
+    DeviceType,
+    FlashAttention,
+    GgmlType,
+    Model,
+    available_cpus,
+    devices,
+    kv_cache_bytes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +73,8 @@ class Plan:
 def make_plan(model: Model, settings: EngineSettings) -> Plan:
     """Resolve `settings` without measuring anything.
 
-    Raises `InvalidRequest` if a setting cannot be right for the model.
+    Raises `InvalidRequest` if a setting cannot be right for the model, and `llama_native.ContextError` if its KV cache
+    cannot fit this machine.
     """
     kv_type = _kv_type(settings.kv_type)
     if needs_flash_attention(kv_type) and settings.flash_attention is Switch.OFF:
@@ -93,8 +103,10 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
     flash_attention = settings.flash_attention is Switch.ON or (
         settings.flash_attention is Switch.AUTO and (offloaded or needs_flash_attention(kv_type))
     )
+    if context > model.n_ctx_train > 0:
+        log.warning("requests of %d tokens: the model was trained on %d, expect nonsense", context, model.n_ctx_train)
     threads = settings.threads or available_cpus()
-    return Plan(
+    plan = Plan(
         parallel=parallel,
         context=context,
         kv_cells=settings.kv_cells or parallel * context,
@@ -108,6 +120,8 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
         max_queue=settings.max_queue,
         queue_timeout=settings.queue_timeout,
     )
+    context_params(plan).check(model)  # before seconds are spent on measuring
+    return plan
 
 
 def needs_flash_attention(kv_type: GgmlType) -> bool:
@@ -120,25 +134,28 @@ def offloads(model: Model) -> bool:
     return model.params.n_gpu_layers != 0 and any(device.type in GPUS for device in devices())
 
 
+def context_params(plan: Plan) -> ContextParams:
+    """How to create the llama context of a plan."""
+    batch = plan.largest_chunk + plan.parallel
+    return ContextParams(
+        n_ctx=plan.kv_cells if plan.unified else plan.parallel * plan.context,
+        n_batch=batch,
+        n_ubatch=batch,
+        n_seq_max=plan.parallel,
+        n_threads=plan.threads,
+        n_threads_batch=plan.threads_batch,
+        kv_unified=plan.unified,
+        flash_attention=FlashAttention.ON if plan.flash_attention else FlashAttention.OFF,
+        type_k=plan.kv_type,
+        type_v=plan.kv_type,
+        n_outputs_max=plan.parallel,
+        swa_full=True,
+    )
+
+
 def make_context(model: Model, plan: Plan) -> Context:
     """The llama context for a plan. Raises `llama_native.ContextError`."""
-    return Context(
-        model,
-        ContextParams(
-            n_ctx=plan.kv_cells if plan.unified else plan.parallel * plan.context,
-            n_batch=plan.largest_chunk + plan.parallel,
-            n_ubatch=plan.largest_chunk + plan.parallel,
-            n_seq_max=plan.parallel,
-            n_threads=plan.threads,
-            n_threads_batch=plan.threads_batch,
-            kv_unified=plan.unified,
-            flash_attention=FlashAttention.ON if plan.flash_attention else FlashAttention.OFF,
-            type_k=plan.kv_type,
-            type_v=plan.kv_type,
-            n_outputs_max=plan.parallel,
-            swa_full=True,
-        ),
-    )
+    return Context(model, context_params(plan))
 
 
 def _kv_type(name: str) -> GgmlType:

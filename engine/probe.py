@@ -22,7 +22,7 @@ PIECES: Final = (64, 256)
 LEAD: Final = 24
 
 #: Cells per sequence that a probe needs, with room for the largest chunk that is timed behind the prompt.
-CELLS: Final = 896
+CELLS: Final = 1024
 
 
 class Probe:

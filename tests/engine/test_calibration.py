@@ -26,7 +26,7 @@ from engine import (
 from engine.calibration import calibrate, layout_choices
 from engine.calibration_cache import path_for
 from engine.host_load import OtherWork
-from llama_native import Model
+from llama_native import ContextError, Model
 
 sys.path.append(str(Path(__file__).parent.parent / "llama_native"))
 import tiny
@@ -134,6 +134,11 @@ def test_without_a_home_nothing_is_kept(small: Model, monkeypatch: pytest.Monkey
 def test_it_can_be_stopped(small: Model) -> None:
     with pytest.raises(EngineStopped):
         Engine(small, EngineSettings(), should_stop=lambda: True)
+
+
+def test_a_kv_cache_larger_than_the_machine_is_refused_before_measuring(small: Model) -> None:
+    with pytest.raises(ContextError, match="GiB"):
+        make_plan(small, EngineSettings(context=2**26, parallel=16))
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def test_the_same_prompt_goes_on_in_place(small: Model, make_engine: MakeEngine,
 
 def test_a_short_common_prefix_is_not_copied(small: Model, make_engine: MakeEngine) -> None:
     engine = make_engine(small, kv_layout=Layout.STREAMS, parallel=2)
-    run(engine, tokens((5, 20), (6, 50)))
-    run(engine, tokens((5, 20), (7, 50)))
+    run(engine, tokens((5, 10), (6, 50)))
+    run(engine, tokens((5, 10), (7, 50)))
     assert engine.stats().sequences_cached == 2
 
 

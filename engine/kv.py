@@ -7,7 +7,7 @@ own, or waits while another request is computing that very prefix.
 
 Two layouts exist in llama.cpp. In `unified` all sequences share one table of cells: a copy only marks cells, memory is
 shared, but every token attends over (masked) cells of all sequences. In `streams` each sequence has cells of its own:
-a copy moves the stream's whole buffer, idle sequences cost nothing at decode. docs/ARCHITECTURE.md has the figures.
+a copy moves the stream's whole buffer, idle sequences cost nothing at decode. docs/ARCHITECTURE.md has the reasons.
 
 Knows nothing of requests; the scheduler decides who runs when.
 """

@@ -29,7 +29,8 @@ from llama_native import (
 
 log = logging.getLogger(__name__)
 
-#: Target step time while streams run and a prompt is prefilled, in seconds; see docs/BENCHMARKS.md for its price.
+#: Target step time while streams run and a prompt is prefilled, in seconds. Shorter steps cost
+#: throughput, longer ones stall streams; `bench.peers --our-variant MODEL_STEP_MS=...` shows how much.
 STEP_SECONDS: Final = 0.150
 
 #: Longest request by default; the model's own limit may be lower.

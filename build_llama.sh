@@ -54,6 +54,8 @@ EOF
 log() { printf 'build_llama: %s\n' "$*" >&2; }
 fail() { log "error: $*"; exit 1; }
 missing() { log "error: $*"; exit 2; }
+# Without it a download that Ctrl-C broke off would be blamed on the network.
+trap 'log "interrupted; the next call goes on from what is complete"; exit 130' INT
 
 # shellcheck source=vendor/llama.cpp/requirements.sh
 source "$HERE/vendor/llama.cpp/requirements.sh"

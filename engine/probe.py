@@ -42,14 +42,10 @@ class Probe:
 
     def lead(self) -> float:
         """First, untimed work, so that pages and threads are in place; then the seconds of `LEAD` prompt tokens."""
-        self._prefill(LEAD)
+        self.prefill(LEAD)
         self.context.memory.clear(data=False)
         self._depth = 0
-        return self._prefill(LEAD)
-
-    def prefill(self, size: int) -> float:
-        """Compute `size` more tokens of the prompt in sequence 0; returns the seconds."""
-        return self._prefill(size)
+        return self.prefill(LEAD)
 
     def spread(self) -> None:
         """Let every sequence hold the prompt of sequence 0, in cells of its own."""
@@ -96,12 +92,13 @@ class Probe:
     def chunk(self, size: int) -> float:
         """Seconds of a prefill chunk of `size` tokens behind the prompt of sequence 0, which is dropped again."""
         depth = self._depth
-        seconds = self._prefill(size)
+        seconds = self.prefill(size)
         self.context.memory.remove(0, depth, -1)
         self._depth = depth
         return seconds
 
-    def _prefill(self, size: int) -> float:
+    def prefill(self, size: int) -> float:
+        """Compute `size` more tokens of the prompt in sequence 0; returns the seconds."""
         self._batch.clear()
         self._batch.extend(self._tokens[:size], self._depth, 0, output_last=True)
         begin = clock()

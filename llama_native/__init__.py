@@ -62,8 +62,6 @@ from llama_native.threadpool import ThreadPool
 from llama_native.utf8 import Utf8Decoder
 from llama_native.vocab import Vocab
 
-SamplerChain = Sampler  # a Sampler is a chain; both names are in use
-
 __all__ = [
     "Attention",
     "Batch",
@@ -100,7 +98,6 @@ __all__ = [
     "RopeScaling",
     "RopeType",
     "Sampler",
-    "SamplerChain",
     "SamplingError",
     "SequenceError",
     "SplitMode",

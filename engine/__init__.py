@@ -14,7 +14,7 @@ from engine.errors import (
     QueueFull,
     QueueTimeout,
 )
-from engine.generation import Generation, Piece, TokenLogprobs
+from engine.generation import Generation, GenerationGroup, Piece, TokenLogprobs
 from engine.plan import Plan, make_plan
 from engine.request import MAX_LOGPROBS, Request, SamplingParams
 from engine.settings import EngineSettings, Layout, Switch
@@ -33,6 +33,7 @@ __all__ = [
     "EngineStopped",
     "Generation",
     "GenerationFailed",
+    "GenerationGroup",
     "InvalidRequest",
     "Layout",
     "Piece",

@@ -12,14 +12,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import Final
 
 import numpy as np
 
 from engine.calibration import apply, calibrate
 from engine.errors import EngineError, EngineStopped, GenerationFailed, InvalidRequest, PromptTooLong, QueueFull
-from engine.generation import LENGTH, STOP, End, Generation, TokenLogprobs
+from engine.generation import LENGTH, STOP, End, Generation, GenerationGroup, Inbox, TokenLogprobs
 from engine.kv import KVCache
 from engine.pace import Pace
 from engine.plan import make_context, make_plan
@@ -113,29 +114,41 @@ class Engine:
 
         Raises `PromptTooLong`, `InvalidRequest`, `QueueFull`, or `EngineStopped`, before any work is done.
         """
-        if request.prompt.size >= self._kv.context:
-            raise PromptTooLong(int(request.prompt.size), self._kv.context - 1)
-        low, high = int(request.prompt.min()), int(request.prompt.max())
-        if low < 0 or high >= self.model.vocab.n_tokens:
-            token = low if low < 0 else high
-            raise InvalidRequest("prompt", f"token {token} is outside the vocabulary of {self.model.vocab.n_tokens}")
-        sampler = make_sampler(request.sampling, self.model)
-        generation = Generation(request, self.model.vocab, self._leave_early)
+        (generation,) = self.submit_all((request,)).generations
+        return generation
+
+    def submit_all(self, requests: Sequence[Request]) -> GenerationGroup:
+        """Queue requests that belong together, all of them or none; returns at once. Raises as `submit` does.
+
+        Equal prompts among them are prefilled once, as far as their requests allow the cache.
+        """
+        inbox: Inbox = SimpleQueue()
+        submitted: list[tuple[Generation, Sampler | None]] = []
         try:
+            for request in requests:
+                self._check(request)
+                sampler = make_sampler(request.sampling, self.model)
+                submitted.append((Generation(request, self.model.vocab, self._leave_early, inbox), sampler))
             with self._lock:
                 if not self.alive:
                     raise EngineStopped("the engine is not running") from self.failure
                 waiting = len(self._submitted) + len(self._scheduler.waiting)
-                if waiting >= self.plan.max_queue + self._idle_sequences():
-                    self._counters.rejected += 1
+                if waiting + len(submitted) > self.plan.max_queue + self._idle_sequences():
+                    self._counters.rejected += len(submitted)
                     raise QueueFull(waiting, self._scheduler.retry_after())
-                self._submitted.append((generation, sampler))
+                self._submitted.extend(submitted)
         except EngineError:
-            if sampler is not None:
-                sampler.close()
+            for _, sampler in submitted:
+                if sampler is not None:
+                    sampler.close()
             raise
         self._wake.set()
-        return generation
+        return GenerationGroup([generation for generation, _ in submitted], inbox)
+
+    @property
+    def most_at_once(self) -> int:
+        """Most requests that `submit_all` can ever take, which is when nothing else runs or waits."""
+        return self.plan.max_queue + len(self._kv.sequences)
 
     def stats(self) -> EngineStats:
         """A snapshot for metrics; any thread."""
@@ -151,6 +164,15 @@ class Engine:
             evictions=self._kv.evictions,
             counters=self._counters,
         )
+
+    def _check(self, request: Request) -> None:
+        """Raise `PromptTooLong` or `InvalidRequest` for a prompt that this model cannot take."""
+        if request.prompt.size >= self._kv.context:
+            raise PromptTooLong(int(request.prompt.size), self._kv.context - 1)
+        low, high = int(request.prompt.min()), int(request.prompt.max())
+        if low < 0 or high >= self.model.vocab.n_tokens:
+            token = low if low < 0 else high
+            raise InvalidRequest("prompt", f"token {token} is outside the vocabulary of {self.model.vocab.n_tokens}")
 
     def _idle_sequences(self) -> int:
         return len(self._kv.sequences) - len(self._scheduler.running)

@@ -7,7 +7,7 @@ thread does nothing but decode. Knows tokens and characters; knows nothing of ba
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -53,6 +53,9 @@ class End:
 #: From the engine thread: a token, a token with log probabilities, or the end.
 Item = int | TokenLogprobs | End
 
+#: Where the engine thread leaves them, each with the generation it belongs to. Generations may share one.
+Inbox = queue.SimpleQueue[tuple["Generation", Item]]
+
 
 class Generation:
     """A submitted request. Iterate it, in one thread, for its text; any thread may cancel it.
@@ -61,7 +64,9 @@ class Generation:
     which cancels on exit whatever is left.
     """
 
-    def __init__(self, request: Request, vocab: Vocab, on_leave: Callable[[Generation, bool], None]) -> None:
+    def __init__(
+        self, request: Request, vocab: Vocab, on_leave: Callable[[Generation, bool], None], inbox: Inbox | None = None
+    ) -> None:
         self.request = request
         self.timings = request.timings
         #: Tokens of the prompt, those of them found in the KV cache, and tokens of the answer handed out so far.
@@ -73,7 +78,7 @@ class Generation:
         self.submitted = clock()
         self._vocab = vocab
         self._on_leave = on_leave
-        self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._inbox: Inbox = queue.SimpleQueue() if inbox is None else inbox
         self._utf8 = Utf8Decoder()
         self._stops = StopMatcher(request.stop)
         self._tokens: list[int] = []
@@ -99,18 +104,8 @@ class Generation:
         None when none came in time, when the last one has been handed out, or when the generation was cancelled.
         Raises what ended the generation, if an error did.
         """
-        deadline = None if timeout is None else clock() + timeout
-        while not self._over:
-            try:
-                item = self._items.get(timeout=None if deadline is None else max(0.0, deadline - clock()))
-            except queue.Empty:
-                return None
-            begin = clock()
-            piece = self._take(item)
-            self.timings.add("detokenize", clock() - begin)
-            if piece is not None:
-                return piece
-        return None
+        taken = _next(self._inbox, (self,), timeout)
+        return taken and taken[1]
 
     def cancel(self) -> None:
         """Stop computing for this request. Harmless when it is over; nothing more is yielded after it."""
@@ -125,7 +120,15 @@ class Generation:
 
     def put(self, item: Item) -> None:
         """Hand over the next token or the end (the engine thread's side)."""
-        self._items.put(item)
+        self._inbox.put((self, item))
+
+    def take(self, item: Item) -> Piece | None:
+        """Turn an item from the inbox into the piece it completes, if it does (the consumer's side)."""
+        begin = clock()
+        try:
+            return self._take(item)
+        finally:
+            self.timings.add("detokenize", clock() - begin)
 
     def _take(self, item: Item) -> Piece | None:
         if self._over:  # cancelled by another thread while this one waited
@@ -157,3 +160,47 @@ class Generation:
         self._logprobs.clear()
         self.finish_reason = finish_reason
         return piece
+
+
+class GenerationGroup:
+    """Generations that were submitted together; one thread takes the pieces of all of them as they come.
+
+    `generations` keeps the order of the requests. They share an inbox, so they must not be iterated one by one.
+    """
+
+    def __init__(self, generations: Sequence[Generation], inbox: Inbox) -> None:
+        self.generations = tuple(generations)
+        self._places = {generation: place for place, generation in enumerate(generations)}
+        self._inbox = inbox
+
+    def next(self, timeout: float | None = None) -> tuple[int, Piece] | None:
+        """Wait for the next piece of any generation; return it with that generation's place.
+
+        None and errors as for `Generation.next`; after an error the others still run until they are cancelled.
+        """
+        taken = _next(self._inbox, self.generations, timeout)
+        return taken and (self._places[taken[0]], taken[1])
+
+    def cancel(self) -> None:
+        """Stop computing for all of them. Any thread."""
+        for generation in self.generations:
+            generation.cancel()
+
+    @property
+    def over(self) -> bool:
+        """True once every one of them is over."""
+        return all(generation.over for generation in self.generations)
+
+
+def _next(inbox: Inbox, generations: Sequence[Generation], timeout: float | None) -> tuple[Generation, Piece] | None:
+    """Take items from `inbox` until one completes a piece, the time is up, or all `generations` are over."""
+    deadline = None if timeout is None else clock() + timeout
+    while not all(generation.over for generation in generations):
+        try:
+            generation, item = inbox.get(timeout=None if deadline is None else max(0.0, deadline - clock()))
+        except queue.Empty:
+            return None
+        piece = generation.take(item)
+        if piece is not None:
+            return generation, piece
+    return None

@@ -1,14 +1,14 @@
-"""A generation on its way to one HTTP client.
+"""The generations on their way to one HTTP client: one, or several where it asked for more choices or prompts.
 
 Takes a slot, submits to the engine, watches for the client to hang up, keeps the exchange's figures up to date, and
-gives everything back when it is over, however that comes. Routes iterate it for pieces. Knows the engine's pieces and
-the client's socket; knows nothing of JSON.
+gives everything back when it is over, however that comes. Replies take the pieces. Knows the engine's pieces and the
+client's socket; knows nothing of JSON.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Final
 
 from engine import EngineError, EngineStopped, Piece, Request
@@ -25,14 +25,22 @@ FAILED: Final = "error"
 
 
 class Answer:
-    """The running generation of one exchange. `close` must be called; it ends whatever is still under way."""
+    """The generations of one exchange. `close` must be called; it ends whatever is still under way."""
 
-    def __init__(self, service: Service, loaded: Loaded, exchange: Exchange, request: Request) -> None:
-        """Submit `request`. Raises `ApiError` if the server is full or the engine refuses it."""
+    def __init__(
+        self, service: Service, loaded: Loaded, exchange: Exchange, requests: Sequence[Request], choices: int = 1
+    ) -> None:
+        """Submit `requests`: `choices` of each prompt, next to each other.
+
+        Raises `ApiError` if the server is full or the engine refuses one of them.
+        """
         self.exchange = exchange
         self.vocab = loaded.vocab
+        self.requests = requests
+        self.choices = choices
         self._service = service
-        self._seen = 0
+        self._seen = [0] * len(requests)
+        self._unfinished = len(requests)
         self._gone = False
         self._closed = False
         if not service.slots.acquire(blocking=False):
@@ -40,55 +48,99 @@ class Answer:
             raise unavailable(f"The server is at its limit: {limit} answers are under way.", "too_many_requests", 1)
         sock: socket.socket = exchange.request.environ["gunicorn.socket"]
         try:
-            self.generation = loaded.engine.submit(request)
+            self._group = loaded.engine.submit_all(requests)
             try:
                 self._watch = service.watcher.watch(sock, self._on_gone)
             except BaseException:
-                self.generation.cancel()
+                self._group.cancel()
                 raise
         except BaseException as error:
             service.slots.release()
             raise self._explained(error) from error
-        exchange.prompt_tokens = self.generation.prompt_tokens
+        exchange.prompt_tokens = self.prompt_tokens
 
-    def __iter__(self) -> Iterator[Piece]:
-        """Yield pieces; the last has a finish_reason. Raises `ApiError`, or `ClientGoneError` if the client hung up."""
-        exchange, generation, metrics = self.exchange, self.generation, self._service.metrics
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts; that of several choices counts once."""
+        return sum(int(request.prompt.size) for request in self.requests[:: self.choices])
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of all prompts that were in the KV cache when the first choice of each was admitted."""
+        cached = [generation.cached_tokens for generation in self._group.generations]
+        return sum(min(cached[at : at + self.choices]) for at in range(0, len(cached), self.choices))
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens handed out, of all choices."""
+        return sum(generation.completion_tokens for generation in self._group.generations)
+
+    @property
+    def over(self) -> bool:
+        """True once the last piece of every generation was handed out."""
+        return self._unfinished == 0
+
+    def next(self, timeout: float | None = None) -> tuple[int, Piece] | None:
+        """Wait for the next piece of any generation, at most `timeout` seconds; return it with its request's index.
+
+        None when none came in time or when all are over. Raises `ApiError`, or `ClientGoneError` if the client hung up.
+        """
+        exchange = self.exchange
         try:
-            for piece in generation:
-                if exchange.first_token_seconds is None:
-                    exchange.first_token_seconds = exchange.timings.total_seconds
-                self._seen = metrics.observe_tokens(exchange.timings, self._seen)
-                if piece.finish_reason:
-                    exchange.finish_reason = piece.finish_reason
-                if self._gone:
-                    break
-                yield piece
+            taken = self._group.next(timeout)
         except EngineError as error:
             exchange.finish_reason = FAILED
             raise self._explained(error) from error
+        if taken is not None:
+            index, piece = taken
+            if exchange.first_token_seconds is None:
+                exchange.first_token_seconds = exchange.timings.total_seconds
+            self._observe(index)
+            if piece.finish_reason:
+                exchange.finish_reason = piece.finish_reason
+                self._unfinished -= 1
+                if self.over:
+                    self._merge_timings(index)
         if self._gone:
             raise ClientGoneError
+        return taken
 
     def close(self) -> None:
         """Cancel what still runs, free the slot, log and count the exchange. Only the first call does anything."""
         if self._closed:
             return
         self._closed = True
-        exchange, generation = self.exchange, self.generation
+        exchange = self.exchange
         self._service.watcher.unwatch(self._watch)
-        generation.cancel()
-        self._service.metrics.observe_tokens(exchange.timings, self._seen)
+        self._group.cancel()
+        for index in range(len(self.requests)):
+            self._observe(index)
         self._service.slots.release()
-        exchange.cached_tokens = generation.cached_tokens
-        exchange.completion_tokens = generation.completion_tokens
-        if exchange.finish_reason is None:
+        exchange.cached_tokens = self.cached_tokens
+        exchange.completion_tokens = self.completion_tokens
+        if not self.over:
+            self._merge_timings(0)
+        if not self.over and exchange.finish_reason != FAILED:
             exchange.finish_reason = CANCELLED
             exchange.status = CLIENT_CLOSED_REQUEST
 
+    def _observe(self, index: int) -> None:
+        """Count the tokens that request `index` has got since the last call."""
+        self._seen[index] = self._service.metrics.observe_tokens(self.requests[index].timings, self._seen[index])
+
+    def _merge_timings(self, index: int) -> None:
+        """Give the exchange the engine's phases of request `index`, the one that the client waited for longest.
+
+        A single request has the exchange's own stopwatch. The time in the HTTP thread is that of all of them.
+        """
+        if len(self.requests) > 1:
+            phases = self.exchange.timings.phases
+            phases.update(self.requests[index].timings.phases)
+            phases["detokenize"] = sum(r.timings.phases.get("detokenize", 0.0) for r in self.requests)
+
     def _on_gone(self) -> None:
         self._gone = True
-        self.generation.cancel()
+        self._group.cancel()
 
     def _explained(self, error: BaseException) -> BaseException:
         """Return what to raise for an engine error."""

@@ -6,11 +6,28 @@ figures that go into them.
 
 from __future__ import annotations
 
+from typing import Final, Protocol
+
 import msgspec
 
-from engine import Generation
-from engine.generation import TokenLogprobs
+from engine import Timings, TokenLogprobs
 from llama_native import Vocab
+
+
+class TokenCounts(Protocol):
+    """Whatever knows the token counts of a finished answer."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt, cached ones included."""
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that were in the KV cache."""
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated."""
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
@@ -28,10 +45,10 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptTokensDetails
 
     @classmethod
-    def of(cls, generation: Generation) -> Usage:
-        """Return the counts of a finished generation."""
-        prompt, completion = generation.prompt_tokens, generation.completion_tokens
-        return cls(prompt, completion, prompt + completion, PromptTokensDetails(generation.cached_tokens))
+    def of(cls, counts: TokenCounts) -> Usage:
+        """Return the counts of a finished answer."""
+        prompt, completion = counts.prompt_tokens, counts.completion_tokens
+        return cls(prompt, completion, prompt + completion, PromptTokensDetails(counts.cached_tokens))
 
 
 class TimingsBody(msgspec.Struct, frozen=True):
@@ -54,16 +71,15 @@ class TimingsBody(msgspec.Struct, frozen=True):
     total_seconds: float
 
     @classmethod
-    def of(cls, generation: Generation) -> TimingsBody:
-        """Return what the generation's `Timings` hold now."""
-        timings = generation.timings
+    def of(cls, counts: TokenCounts, timings: Timings) -> TimingsBody:
+        """Return what `timings` holds now."""
         phases = dict(timings.phases)
-        prompt_n = generation.prompt_tokens - generation.cached_tokens
+        prompt_n = counts.prompt_tokens - counts.cached_tokens
         prompt_ms = phases.get("prefill", 0.0) * 1000
-        predicted_n = generation.completion_tokens
+        predicted_n = counts.completion_tokens
         predicted_ms = (phases.get("decode", 0.0) + phases.get("sampling", 0.0)) * 1000
         return cls(
-            cache_n=generation.cached_tokens,
+            cache_n=counts.cached_tokens,
             prompt_n=prompt_n,
             prompt_ms=prompt_ms,
             prompt_per_token_ms=prompt_ms / prompt_n if prompt_n else 0.0,
@@ -117,6 +133,19 @@ class AssistantMessage(msgspec.Struct, frozen=True):
     role: str
     content: str
     refusal: None = None
+
+
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a chunk adds to a choice's message. Absent fields add nothing."""
+
+    role: str | None = None
+    content: str | None = None
+
+    def __bool__(self) -> bool:
+        return self != NOTHING
+
+
+NOTHING: Final = Delta()
 
 
 class ChatChoice(msgspec.Struct, frozen=True):

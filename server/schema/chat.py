@@ -88,8 +88,6 @@ class ChatRequest(SamplingFields, kw_only=True, frozen=True):
 
     def check(self) -> None:
         """Raise `ApiError` for combinations and features that are not supported."""
-        if self.n is not None and self.n > 1:
-            raise _unsupported("n", "only one choice per request is supported")
         if self.tools and self.tool_choice != "none":
             raise _unsupported("tools", "tools are not supported")
         if self.functions:

@@ -36,7 +36,7 @@ class SamplingFields(msgspec.Struct, kw_only=True, frozen=True):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Meta(ge=1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
     max_tokens: Count | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Share | None = None
@@ -53,6 +53,11 @@ class SamplingFields(msgspec.Struct, kw_only=True, frozen=True):
     repeat_last_n: Annotated[int, Meta(ge=-1, le=2**20)] | None = None
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None
+
+    @property
+    def choices(self) -> int:
+        """How many answers to each prompt are wanted."""
+        return self.n or 1
 
     @property
     def stops(self) -> tuple[str, ...]:

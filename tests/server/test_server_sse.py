@@ -3,7 +3,7 @@
 import json
 import time
 
-from server.schema.answer import ChatLogprobs, TokenLogprob, TopLogprob
+from server.schema.answer import ChatLogprobs, Delta, TokenLogprob, TopLogprob
 from server.sse import ChunkRenderer
 
 
@@ -19,31 +19,31 @@ def test_a_chunk_is_openais_object() -> None:
     renderer = ChunkRenderer("chatcmpl-1", 5, 'a "b"', include_usage=False)
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 5, "model": 'a "b"'}
     choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-    assert data(renderer.role()) == {**head, "choices": [choice]}
+    assert data(renderer.role(0)) == {**head, "choices": [choice]}
     text = 'line\nbreak "quoted" \u2028 \x00 \U0001f9a5'
-    assert data(renderer.text(text)) == {**head, "choices": [{**choice, "delta": {"content": text}}]}
+    assert data(renderer.delta(0, Delta(content=text))) == {**head, "choices": [{**choice, "delta": {"content": text}}]}
 
 
 def test_with_include_usage_every_chunk_says_null() -> None:
     renderer = ChunkRenderer("chatcmpl-1", 5, "m", include_usage=True)
-    assert data(renderer.role())["usage"] is None
-    assert data(renderer.text("a"))["usage"] is None
+    assert data(renderer.role(0))["usage"] is None
+    assert data(renderer.delta(3, Delta(content="a")))["usage"] is None
 
 
 def test_a_chunk_with_logprobs() -> None:
     renderer = ChunkRenderer("chatcmpl-1", 5, "m", include_usage=False)
     entry = TokenLogprob("a", -0.5, [97], [TopLogprob("b", -1.5, [98])])
-    choices = data(renderer.text("a", ChatLogprobs([entry])))["choices"]
+    choices = data(renderer.delta(3, Delta(content="a"), ChatLogprobs([entry])))["choices"]
     top = {"token": "b", "logprob": -1.5, "bytes": [98]}
     content = [{"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": [top]}]
     logprobs = {"content": content, "refusal": None}
-    assert choices == [{"index": 0, "delta": {"content": "a"}, "logprobs": logprobs, "finish_reason": None}]
+    assert choices == [{"index": 3, "delta": {"content": "a"}, "logprobs": logprobs, "finish_reason": None}]
 
 
 def test_what_a_chunk_costs() -> None:
     """Prints the cost; asserts only that a chunk costs no more than encoding it whole would."""
     renderer = ChunkRenderer("chatcmpl-0123456789abcdef0123456789abcdef", 1, "rusty_llm", include_usage=False)
-    whole = data(renderer.text(" token"))
+    whole = data(renderer.delta(0, Delta(content=" token")))
     rounds = 20_000
 
     def seconds(render: object) -> float:
@@ -56,7 +56,7 @@ def test_what_a_chunk_costs() -> None:
             best = min(best, time.perf_counter() - begin)
         return best / rounds
 
-    rendered = seconds(lambda: renderer.text(" token"))
+    rendered = seconds(lambda: renderer.delta(0, Delta(content=" token")))
     encoded = seconds(lambda: b"data: " + json.dumps(whole).encode() + b"\n\n")
     print(f"\none chunk: {rendered * 1e6:.2f} us; encoded whole: {encoded * 1e6:.2f} us")
     assert rendered < encoded

@@ -1,0 +1,95 @@
+"""What a chat completion looks like: OpenAI's body, or its chunks.
+
+Knows the JSON of chat responses and how the parts of a message are put together; knows nothing of sockets.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+
+from engine import Piece
+from server import sse
+from server.answer import Answer
+from server.errors import ErrorBody
+from server.message import MessageReader
+from server.schema.answer import ChatChoice, ChatCompletion, ChatLogprobs, TimingsBody, TokenLogprob, Usage
+
+
+class ChatReply:
+    """The reply to one chat completion request (see `server.reply.Reply`)."""
+
+    def __init__(
+        self, answer: Answer, model: str, *, include_usage: bool, reader: Callable[[], MessageReader] = MessageReader
+    ) -> None:
+        """`model` is the name to answer with; `reader` makes the reader of a choice's text."""
+        self._answer = answer
+        self._model = model
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._readers = [reader() for _ in answer.requests]
+        self._logprobs: list[list[TokenLogprob]] = [[] for _ in answer.requests]
+        self._reasons = [""] * len(answer.requests)
+        self._renderer = sse.ChunkRenderer(self._id, self._created, model, include_usage=include_usage)
+        self._begun: set[int] = set()
+
+    def take(self, index: int, piece: Piece) -> None:
+        """Keep a piece for `body`."""
+        self._readers[index].feed(piece.text)
+        self._logprobs[index] += self._entries(piece)
+        if piece.finish_reason:
+            self._reasons[index] = self._readers[index].finish_reason(piece.finish_reason)
+
+    def body(self) -> ChatCompletion:
+        """Return the complete answer."""
+        answer = self._answer
+        choices = [
+            ChatChoice(
+                index=index,
+                message=reader.message(),
+                logprobs=None if request.sampling.logprobs is None else ChatLogprobs(logprobs),
+                finish_reason=reason,
+            )
+            for index, (request, reader, logprobs, reason) in enumerate(
+                zip(answer.requests, self._readers, self._logprobs, self._reasons, strict=True)
+            )
+        ]
+        return ChatCompletion(
+            id=self._id,
+            object="chat.completion",
+            created=self._created,
+            model=self._model,
+            choices=choices,
+            usage=Usage.of(answer),
+            timings=TimingsBody.of(answer, answer.exchange.timings),
+        )
+
+    def begin(self) -> Iterable[bytes]:
+        """Nothing: a choice begins with its first piece."""
+        return ()
+
+    def events(self, index: int, piece: Piece) -> Iterable[bytes]:
+        """Yield the chunks of a piece: the role before a choice's first, the finish_reason behind its last."""
+        if index not in self._begun:
+            self._begun.add(index)
+            yield self._renderer.role(index)
+        reason, reader = piece.finish_reason, self._readers[index]
+        delta = reader.feed(piece.text)
+        if delta or piece.logprobs:
+            logprobs = None if piece.logprobs is None else ChatLogprobs(self._entries(piece))
+            yield self._renderer.delta(index, delta, logprobs)
+        if reason is not None:
+            reason, answer = reader.finish_reason(reason), self._answer
+            if answer.over:
+                timings = TimingsBody.of(answer, answer.exchange.timings)
+                yield self._renderer.last(index, reason, Usage.of(answer), timings)
+            else:
+                yield self._renderer.finish(index, reason)
+
+    def error(self, body: ErrorBody) -> bytes:
+        """The event for a failure."""
+        return sse.error_event(body)
+
+    def _entries(self, piece: Piece) -> list[TokenLogprob]:
+        return [TokenLogprob.of(entry, self._answer.vocab) for entry in piece.logprobs or ()]

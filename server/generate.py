@@ -1,0 +1,66 @@
+"""From a validated body to the engine's requests: what every route that generates has in common.
+
+Knows the shared request fields, the configuration's limits and the engine's `Request`; knows nothing of messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from engine import EngineError, Request, SamplingParams, Timings
+from server.errors import invalid
+from server.exchange import Exchange
+from server.prompt import Tokens
+from server.refusals import from_engine
+from server.schema.sampling import SamplingFields
+from server.service import Loaded, Service
+
+#: Seeds run from 0 to below this: the largest 32-bit seed means "random" to llama.cpp.
+SEEDS = 2**32 - 1
+
+
+def requests(
+    service: Service,
+    loaded: Loaded,
+    exchange: Exchange,
+    body: SamplingFields,
+    prompts: Sequence[Tokens],
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+) -> list[Request]:
+    """Return `body.choices` requests for each of `prompts`, next to each other.
+
+    `max_tokens` is the longest answer (None: the configured default), `logprobs` the alternatives wanted for each
+    token (None: no log probabilities). Choices differ in their seed. Raises `ApiError`.
+    """
+    config = service.config
+    count, most = body.choices * len(prompts), loaded.engine.most_at_once
+    if count > most:
+        raise invalid("n", f"{count} answers in one request; this server takes at most {most}", "unsupported_value")
+    try:
+        sampling = body.sampling(logprobs, loaded.vocab.n_tokens)
+        return [
+            Request(
+                prompt=prompt,
+                max_tokens=max_tokens or config.model_max_token,
+                sampling=_choice(sampling, index),
+                stop=body.stops,
+                ignore_eos=bool(body.ignore_eos),
+                timeout=config.request_timeout or None,
+                cache_prompt=body.cache_prompt is not False,
+                timings=exchange.timings if count == 1 else Timings(),
+            )
+            for prompt in prompts
+            for index in range(body.choices)
+        ]
+    except EngineError as error:
+        raise from_engine(error) or error from error
+
+
+def _choice(sampling: SamplingParams, index: int) -> SamplingParams:
+    """Return the parameters of choice `index`: with a seed of its own where the request fixes one."""
+    if index == 0 or sampling.seed is None:
+        return sampling
+    return replace(sampling, seed=(sampling.seed + index) % SEEDS)

@@ -1,0 +1,100 @@
+"""Sends an answer to its client: as one body, or as server-sent events while it is being made.
+
+What the JSON looks like is a `Reply`'s business, one class for each kind of body. Here is what all have in common: an
+error before the first token keeps its HTTP status, one after it becomes an event; while nothing comes for a while the
+stream gets comments, so that proxies keep it open; the slot is given back whatever happens. Knows the event framing
+(HTML Living Standard, 9.2) and HTTP; knows nothing of prompts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol
+
+from werkzeug.wrappers import Response
+from werkzeug.wsgi import ClosingIterator
+
+from engine import Piece, clock
+from server.answer import FAILED, Answer
+from server.errors import ApiError, ClientGoneError, ErrorBody, internal
+
+log = logging.getLogger("server.reply")
+
+#: Headers of an event stream; the last keeps nginx from collecting it.
+HEADERS: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
+CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
+
+#: A stream without anything to send gets a comment this often, in seconds, from before its first token on.
+PING_SECONDS: Final = 10.0
+PING: Final = b": ping\n\n"
+
+
+class Reply(Protocol):
+    """What one kind of response holds. Pieces come with the index of the request they belong to."""
+
+    def take(self, index: int, piece: Piece) -> None:
+        """Keep a piece for `body`."""
+
+    def body(self) -> object:
+        """Return the whole body, to be encoded as JSON, when the answer is over."""
+
+    def begin(self) -> Iterable[bytes]:
+        """The events before any piece."""
+
+    def events(self, index: int, piece: Piece) -> Iterable[bytes]:
+        """The events for a piece; after the last piece of the last request, the end of the stream too."""
+
+    def error(self, body: ErrorBody) -> bytes:
+        """The event that ends a stream in which something failed."""
+
+
+def send(answer: Answer, reply: Reply, *, stream: bool) -> Response:
+    """Return the response, and close `answer` when it is out. Raises `ApiError` and `ClientGoneError`."""
+    try:
+        if not stream:
+            while (taken := answer.next()) is not None:
+                reply.take(*taken)
+            answer.close()
+            return answer.exchange.json(reply.body())
+        first = answer.next(PING_SECONDS)
+    except BaseException:
+        answer.close()
+        raise
+    answer.exchange.status = 200
+    return Response(
+        ClosingIterator(_stream(answer, reply, first), [answer.close, answer.exchange.finish]),
+        headers=HEADERS,
+        content_type=CONTENT_TYPE,
+        direct_passthrough=True,
+    )
+
+
+def _stream(answer: Answer, reply: Reply, taken: tuple[int, Piece] | None) -> Iterator[bytes]:
+    """Yield the events. `taken` is the first piece, None if it did not come in time.
+
+    gunicorn writes each to the client before it asks for the next, so the time at a `yield` is the time of the write.
+    """
+    exchange = answer.exchange
+
+    def written(events: Iterable[bytes]) -> Iterator[bytes]:
+        for data in events:
+            begin = clock()
+            yield data
+            exchange.timings.add("write", clock() - begin)
+
+    try:
+        yield from written(reply.begin())
+        while True:
+            yield from written((PING,) if taken is None else reply.events(*taken))
+            if answer.over:
+                return
+            taken = answer.next(PING_SECONDS)
+    except ClientGoneError:
+        return
+    except ApiError as error:
+        yield reply.error(error.body)
+    except Exception:
+        log.exception("request %s failed while streaming", exchange.request_id)
+        exchange.finish_reason = FAILED
+        yield reply.error(internal(exchange.request_id).body)

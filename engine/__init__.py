@@ -3,8 +3,10 @@
 Knows tokens and `llama_native`; knows nothing of chat messages, JSON or HTTP. Start reading at `engine.engine`.
 """
 
+from engine.constraint import Constraint, Constraints
 from engine.engine import Engine
 from engine.errors import (
+    ConstraintFailed,
     DeadlineExceeded,
     EngineError,
     EngineStopped,
@@ -24,6 +26,9 @@ from engine.timings import PHASES, Timings, clock
 __all__ = [
     "MAX_LOGPROBS",
     "PHASES",
+    "Constraint",
+    "ConstraintFailed",
+    "Constraints",
     "Counters",
     "DeadlineExceeded",
     "Engine",

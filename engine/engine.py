@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 
 from engine.calibration import apply, calibrate
+from engine.constraint import Constraints, MaskTable
 from engine.errors import EngineError, EngineStopped, GenerationFailed, InvalidRequest, PromptTooLong, QueueFull
 from engine.generation import LENGTH, STOP, End, Generation, GenerationGroup, Inbox, TokenLogprobs
 from engine.kv import KVCache
@@ -72,6 +73,9 @@ class Engine:
         self._warm_up()
         self._scheduler = Scheduler(self._kv, self._pace, self._native.n_batch, plan.queue_timeout)
         self._batch = Batch(self._native.n_batch)
+        self._masks = MaskTable(self._native.n_seq_max, model.vocab.n_tokens)
+        #: Compiles the grammars of requests.
+        self.constraints = Constraints(model.vocab)
         self._counters = Counters()
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -237,16 +241,20 @@ class Engine:
             request = generation.request
             room = self._kv.context - generation.prompt_tokens
             most = min(request.max_tokens, room)
-            run = Run(generation, sequence, self._samplers[generation], most, last_token_at=now)
+            constraint = None if request.constraint is None else request.constraint.start()
+            run = Run(generation, sequence, self._samplers[generation], most, constraint, last_token_at=now)
             self._scheduler.running.append(run)
             generation.timings.add("queue", now - generation.submitted)
 
     def _step(self, step: Step) -> None:
         begin = clock()
         runs, rows = self._fill(step)
+        filled = clock()
         samplers = [run.sampler for run in runs]
+        masks = self._masks.compute([(run.constraint, run.sequence.id) for run in runs])
+        masked = clock()
         try:
-            result = self._native.step(self._batch, rows, samplers)
+            result = self._native.step(self._batch, rows, samplers, masks)
         except DecodeError as error:
             self._fail(step, error)
             return
@@ -256,17 +264,21 @@ class Engine:
         for run, count in step.prefill:
             start = run.sequence.length
             self._kv.computed(run.sequence, run.generation.request.prompt[start : start + count])
-        share = result.sampling_seconds / len(runs) if runs else 0.0
+        sampling_seconds = masked - filled + result.sampling_seconds
+        share = sampling_seconds / len(runs) if runs else 0.0
         for place, (run, row, token) in enumerate(zip(runs, rows, result.tokens, strict=True)):
             if token < 0:
-                self._break_off(run, GenerationFailed(f"no token can be sampled: {result.failures[place]}"))
+                too_complex = None if run.constraint is None else run.constraint.failure
+                self._break_off(
+                    run, too_complex or GenerationFailed(f"no token can be sampled: {result.failures[place]}")
+                )
             else:
                 self._hand_out(run, row, token, done, share)
         counters = self._counters
         counters.steps += 1
         counters.prefill_tokens += step.prefill_tokens
         counters.decode_seconds += result.decode_seconds
-        counters.sampling_seconds += result.sampling_seconds
+        counters.sampling_seconds += sampling_seconds
         counters.step_seconds.add(done - begin)
         counters.decode_rows.add(len(step.decode))
         counters.prefill_rows.add(step.prefill_tokens)
@@ -300,12 +312,12 @@ class Engine:
 
     def _hand_out(self, run: Run, row: int, token: int, now: float, sampling_seconds: float) -> None:
         """Give a run its new token, and end it where that was the last."""
-        generation, timings = run.generation, run.generation.timings
+        generation, timings, constraint = run.generation, run.generation.timings, run.constraint
         seconds = now - run.last_token_at
         timings.add("prefill" if run.prefilling else "decode", seconds - sampling_seconds)
         timings.add("sampling", sampling_seconds)
         run.last_token_at = now
-        if not generation.request.ignore_eos and token in self.model.vocab.eog_tokens:
+        if token in self.model.vocab.eog_tokens and (constraint is not None or not generation.request.ignore_eos):
             self._finish(run, STOP)
             return
         timings.token_seconds.append(seconds)
@@ -317,6 +329,11 @@ class Engine:
         else:
             logprob, ids, logprobs = top_logprobs(self._native.logits(row), token, k)
             generation.put(TokenLogprobs(token, logprob, tuple(zip(ids.tolist(), logprobs.tolist(), strict=True))))
+        if constraint is not None:
+            constraint.accept(token)
+            if constraint.complete:
+                self._finish(run, STOP)
+                return
         if run.made >= run.max_tokens:
             self._finish(run, LENGTH)
 
@@ -358,7 +375,7 @@ class Engine:
         for run in step.decode + [run for run, _ in step.prefill]:
             self._break_off(run, GenerationFailed(f"llama.cpp failed: {error}"))
 
-    def _break_off(self, run: Run, error: GenerationFailed) -> None:
+    def _break_off(self, run: Run, error: EngineError) -> None:
         """End a run whose sequence may hold anything now."""
         self._kv.discard(run.sequence)
         self._retire(run)

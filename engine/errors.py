@@ -66,3 +66,7 @@ class EngineStopped(EngineError):
 
 class GenerationFailed(EngineError):
     """llama.cpp could not compute this request's step; the engine goes on with the others."""
+
+
+class ConstraintFailed(EngineError):
+    """The answer's grammar became too complex to follow; the engine goes on with the others."""

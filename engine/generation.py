@@ -146,7 +146,7 @@ class Generation:
             self._logprobs.append(item)
         self._tokens.append(token)
         self.completion_tokens += 1
-        text = self._stops.feed(self._utf8.feed(self._vocab.token_bytes(token)))
+        text = self._stops.feed(self._utf8.feed(self._vocab.token_bytes(token, token in self.request.visible)))
         if self._stops.matched:
             self._over = True
             self._on_leave(self, True)

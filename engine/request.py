@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from engine.constraint import Constraint
 from engine.errors import InvalidRequest
 from engine.timings import Timings
 
@@ -105,8 +106,10 @@ class Request:
 
     `prompt` holds token ids, int32, shape (n,), n >= 1. `max_tokens` bounds the answer; the context may end it
     earlier. `stop` are strings before which the text ends. `ignore_eos` goes on after the model's end-of-generation
-    token. `timeout` is the time limit for the whole answer, queue included, in seconds. `cache_prompt` False computes
-    the whole prompt anew. `timings` is the request's stopwatch, shared with the caller.
+    token. `visible` are control tokens whose text belongs into the answer, where control tokens have none otherwise.
+    `constraint` is a grammar that the answer follows, and ends with, whatever `ignore_eos` says. `timeout` is the time
+    limit for the whole answer, queue included, in seconds. `cache_prompt` False computes the whole prompt anew.
+    `timings` is the request's stopwatch, shared with the caller.
 
     Raises `InvalidRequest` on creation for values that cannot be right.
     """
@@ -116,6 +119,8 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    visible: frozenset[int] = frozenset()
+    constraint: Constraint | None = None
     timeout: float | None = None
     cache_prompt: bool = True
     timings: Timings = field(default_factory=Timings)

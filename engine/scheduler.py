@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from engine.constraint import ConstraintState
 from engine.errors import DeadlineExceeded, EngineError, QueueTimeout
 from engine.generation import Generation
 from engine.kv import KVCache, Placement, Sequence
@@ -32,6 +33,8 @@ class Run:
     """None takes the most probable token, without a sampler chain."""
     max_tokens: int
     """Answer tokens that may be made, after the context's limit."""
+    constraint: ConstraintState | None = None
+    """What the next token may be; None allows all."""
     token: int = -1
     """The newest token: chosen, but not yet in the KV cache; -1 while the prompt is being prefilled."""
     made: int = 0

@@ -36,7 +36,7 @@ class ChatReply:
 
     def take(self, index: int, piece: Piece) -> None:
         """Keep a piece for `body`."""
-        self._readers[index].feed(piece.text)
+        self._readers[index].feed(piece.text, last=piece.finish_reason is not None)
         self._logprobs[index] += self._entries(piece)
         if piece.finish_reason:
             self._reasons[index] = self._readers[index].finish_reason(piece.finish_reason)
@@ -75,10 +75,12 @@ class ChatReply:
             self._begun.add(index)
             yield self._renderer.role(index)
         reason, reader = piece.finish_reason, self._readers[index]
-        delta = reader.feed(piece.text)
+        delta = reader.feed(piece.text, last=reason is not None)
         if delta or piece.logprobs:
             logprobs = None if piece.logprobs is None else ChatLogprobs(self._entries(piece))
-            yield self._renderer.delta(index, delta, logprobs)
+            for part in delta.parts():
+                yield self._renderer.delta(index, part, logprobs)
+                logprobs = None
         if reason is not None:
             reason, answer = reader.finish_reason(reason), self._answer
             if answer.over:

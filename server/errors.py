@@ -63,6 +63,11 @@ def invalid(param: str, reason: str, code: str = "invalid_value") -> ApiError:
     return ApiError(400, f"{param}: {reason}.", param=param, code=code)
 
 
+def missing(param: str) -> ApiError:
+    """Return the 400 for a parameter that must be there."""
+    return ApiError(400, f"Missing required parameter: {param}.", param=param, code="missing_required_parameter")
+
+
 def unavailable(message: str, code: str, retry_after: float) -> ApiError:
     """Return a 503 that tells the client to come back after `retry_after` seconds."""
     seconds = str(max(1, math.ceil(retry_after)))
@@ -123,8 +128,8 @@ def from_validation(error: msgspec.ValidationError) -> ApiError:
     place = _PLACE.search(text)
     param = (place["path"] or None) if place else None
     reason = text[: place.start()] if place else text
-    if missing := re.fullmatch(r"Object missing required field `(\w+)`", reason):
-        param = f"{param}.{missing[1]}" if param else missing[1]
-        return ApiError(400, f"Missing required parameter: {param}.", param=param, code="missing_required_parameter")
+    if absent := re.fullmatch(r"Object missing required field `(\w+)`", reason):
+        param = f"{param}.{absent[1]}" if param else absent[1]
+        return missing(param)
     prefix = f"{param}: " if param else ""
     return ApiError(400, f"{prefix}{reason.replace('`', chr(39))}.", param=param, code="invalid_value")

@@ -15,6 +15,7 @@ from server.prompt import Tokens
 from server.refusals import from_engine
 from server.schema.sampling import SamplingFields
 from server.service import Loaded, Service
+from server.structured.plan import ANY_TEXT, Structure
 
 #: Seeds run from 0 to below this: the largest 32-bit seed means "random" to llama.cpp.
 SEEDS = 2**32 - 1
@@ -29,11 +30,13 @@ def requests(
     *,
     max_tokens: int | None,
     logprobs: int | None,
+    structure: Structure = ANY_TEXT,
 ) -> list[Request]:
     """Return `body.choices` requests for each of `prompts`, next to each other.
 
     `max_tokens` is the longest answer (None: the configured default), `logprobs` the alternatives wanted for each
-    token (None: no log probabilities). Choices differ in their seed. Raises `ApiError`.
+    token (None: no log probabilities), `structure` the form that every answer must have. Choices differ in their seed.
+    Raises `ApiError`.
     """
     config = service.config
     count, most = body.choices * len(prompts), loaded.engine.most_at_once
@@ -48,6 +51,8 @@ def requests(
                 sampling=_choice(sampling, index),
                 stop=body.stops,
                 ignore_eos=bool(body.ignore_eos),
+                visible=structure.visible,
+                constraint=structure.constraint,
                 timeout=config.request_timeout or None,
                 cache_prompt=body.cache_prompt is not False,
                 timings=exchange.timings if count == 1 else Timings(),

@@ -1,29 +1,57 @@
 """Turns the text of one choice, as it comes, into the parts of the assistant's message.
 
-The one place that says which text is content. Knows characters and the fields of a message; knows nothing of tokens
-or events.
+The one place that says which text is content and which is a call of a tool. Knows characters and the fields of a
+message; knows nothing of tokens or events.
 """
 
 from __future__ import annotations
 
-from server.schema.answer import AssistantMessage, Delta
+from typing import Final
+
+from server.schema.answer import AnswerToolCall, AssistantMessage, CalledFunction, Delta, ToolCallDelta
+from server.structured.reader import ToolCallReader
+
+TOOL_CALLS: Final = "tool_calls"
 
 
 class MessageReader:
     """Reads the text of one choice."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls: ToolCallReader | None = None) -> None:
+        """`calls` finds calls of tools; without one, all text is content."""
+        self._reader = calls
         self._content: list[str] = []
+        self._calls: list[AnswerToolCall] = []
 
-    def feed(self, text: str) -> Delta:
-        """Take the next text, return what it adds to the message."""
+    def feed(self, text: str, *, last: bool) -> Delta:
+        """Take the next text, return what it adds to the message. `last`: nothing follows, so nothing is held back."""
+        calls: list[ToolCallDelta] = []
+        if self._reader is not None:
+            text, calls = self._reader.feed(text)
+            if last:
+                text += self._reader.flush()
         self._content.append(text)
-        return Delta(content=text or None)
+        for call in calls:
+            self._add(call)
+        return Delta(content=text or None, tool_calls=calls or None)
 
     def message(self) -> AssistantMessage:
         """Return the whole message, when everything was fed."""
-        return AssistantMessage("assistant", "".join(self._content))
+        content = "".join(self._content)
+        if not self._calls:
+            return AssistantMessage("assistant", content)
+        return AssistantMessage("assistant", content or None, tool_calls=self._calls)
 
     def finish_reason(self, reason: str) -> str:
         """Return OpenAI's finish_reason, given the engine's."""
-        return reason
+        return TOOL_CALLS if self._calls and reason == "stop" else reason
+
+    def _add(self, call: ToolCallDelta) -> None:
+        """Add to a call what has come of it."""
+        function = call.function
+        if call.id is not None and call.type is not None and function.name is not None:
+            self._calls.append(AnswerToolCall(call.id, call.type, CalledFunction(function.name, function.arguments)))
+        else:
+            begun = self._calls[-1]
+            arguments = begun.function.arguments + function.arguments
+            self._calls[-1] = AnswerToolCall(begun.id, begun.type, CalledFunction(begun.function.name, arguments))

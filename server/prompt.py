@@ -18,6 +18,8 @@ from engine import Timings
 from llama_native import TokenAttr, Vocab
 from server.errors import context_length_exceeded, invalid
 from server.schema.chat import Message
+from server.structured.formats import ToolFormat
+from server.structured.messages import as_text, with_parsed_arguments
 from server.template import ChatTemplate, TemplateError
 
 #: Token ids, shape (n,).
@@ -39,21 +41,33 @@ class PromptBuilder:
         self._control = _control_tokens(vocab)
 
     def chat(
-        self, messages: list[Message], variables: dict[str, Any] | None, timings: Timings
+        self,
+        messages: list[Message],
+        variables: dict[str, Any] | None,
+        timings: Timings,
+        tools: list[dict[str, Any]] | None = None,
     ) -> npt.NDArray[np.int32]:
         """Return the prompt for the assistant's next message as token ids, shape (n,), BOS included where due.
 
-        Raises `ApiError`: for messages the template refuses, and for text that is longer than any prompt can be.
+        `tools` are what the model is told that it may call. Raises `ApiError`: for messages the template refuses, and
+        for text that is longer than any prompt can be.
         """
         with timings.phase("template"):
             texts = [message.text(f"messages[{index}]") for index, message in enumerate(messages)]
             if self._prompt_template is None:
-                text = self._render(messages, texts, variables)
+                text = self._render(messages, texts, variables, tools)
+            elif tools:
+                raise invalid("tools", "this server's MODEL_PROMPT_TEMPLATE has no place for tools")
             else:
                 text = self._fill(messages, texts)
         with timings.phase("tokenize"):
             self._check_length(text)
             return self.tokenize(text)
+
+    @property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes calls of tools."""
+        return self._template.tool_format
 
     def tokenize(self, text: str) -> Tokens:
         """Return the ids of `text`, control tokens recognised except across cuts, with BOS if the model wants one."""
@@ -63,13 +77,29 @@ class PromptBuilder:
             parts.insert(0, np.array([bos], dtype=np.int32))
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
 
-    def _render(self, messages: list[Message], texts: list[str], variables: dict[str, Any] | None) -> str:
-        rendered = []
+    def _render(
+        self,
+        messages: list[Message],
+        texts: list[str],
+        variables: dict[str, Any] | None,
+        tools: list[dict[str, Any]] | None,
+    ) -> str:
+        plain = []
         for message, text in zip(messages, texts, strict=True):
             fields = {key: value for key, value in msgspec.to_builtins(message).items() if value is not None}
-            rendered.append(self._cut_all({**fields, "content": text}))
+            plain.append({**fields, "content": text})
+        variables = self._cut_all(variables or {})
         try:
-            return self._template.render(rendered, self._cut_all(variables or {}))
+            if not self._template.knows_tools:
+                return self._template.render(self._cut_all(as_text(plain, tools)), variables)
+            # Most templates write the arguments of earlier calls with `tojson`, some join them to other text.
+            parsed = with_parsed_arguments(plain)
+            try:
+                return self._template.render(self._cut_all(parsed), variables, self._cut_all(tools))
+            except TemplateError:
+                if parsed == plain:
+                    raise
+                return self._template.render(self._cut_all(plain), variables, self._cut_all(tools))
         except TemplateError as error:
             raise invalid("messages", str(error)) from error
 

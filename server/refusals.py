@@ -5,7 +5,15 @@ Knows the engine's exception types and `ApiError`; the one place where the two m
 
 from __future__ import annotations
 
-from engine import DeadlineExceeded, EngineError, InvalidRequest, PromptTooLong, QueueFull, QueueTimeout
+from engine import (
+    ConstraintFailed,
+    DeadlineExceeded,
+    EngineError,
+    InvalidRequest,
+    PromptTooLong,
+    QueueFull,
+    QueueTimeout,
+)
 from server.errors import SERVER_ERROR, ApiError, context_length_exceeded, invalid, unavailable
 
 
@@ -19,6 +27,8 @@ def from_engine(error: EngineError) -> ApiError | None:
             return context_length_exceeded(str(error.prompt_tokens), error.limit)
         case InvalidRequest():
             return invalid(error.parameter, str(error))
+        case ConstraintFailed():
+            return ApiError(400, f"The form of the answer is too complex: {error}.", code="constraint_too_complex")
         case QueueFull():
             return unavailable(f"The server is at its limit: {error}.", "queue_full", error.retry_after)
         case QueueTimeout():

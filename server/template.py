@@ -17,6 +17,8 @@ import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from server.structured.formats import detect
+
 log = logging.getLogger("server.template")
 
 #: Used for a model that brings no template of its own, as llama.cpp does.
@@ -50,17 +52,28 @@ class ChatTemplate:
             raise TemplateError(f"the model's chat template is broken: {_reason(error)}") from error
         #: Templates written before the role existed do not know "developer"; "system" means the same to them.
         self._knows_developer = "developer" in source
-        self._constants = {"bos_token": bos_token, "eos_token": eos_token, "tools": None, "documents": None}
+        #: It shows the model its tools, and earlier calls; others know neither.
+        self.knows_tools = "tools" in source
+        #: How the model writes calls of tools.
+        self.tool_format = detect(source)
+        self._constants = {"bos_token": bos_token, "eos_token": eos_token, "documents": None}
 
-    def render(self, messages: Sequence[dict[str, Any]], variables: dict[str, Any] | None = None) -> str:
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        variables: dict[str, Any] | None = None,
+        tools: list[dict[str, Any]] | None = None,
+    ) -> str:
         """Return the prompt text that asks for the assistant's next message.
 
         `messages` are dictionaries with `role`, `content` (text) and what else the request gave. `variables` are
-        further template variables. Raises `TemplateError` if the template fails or refuses the messages.
+        further template variables. `tools` are shown by templates that know them. Raises `TemplateError` if the
+        template fails or refuses the messages.
         """
         if not self._knows_developer:
             messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
-        values = {**(variables or {}), **self._constants, "messages": messages, "add_generation_prompt": True}
+        given = {"messages": messages, "tools": tools, "add_generation_prompt": True}
+        values = {**(variables or {}), **self._constants, **given}
         limit = MAX_ADDED_CHARACTERS + sum(len(str(message)) for message in messages)
         parts: list[str] = []
         try:

@@ -10,9 +10,11 @@ from server.answer import Answer
 from server.body import read_json
 from server.chat_reply import ChatReply
 from server.exchange import Exchange
+from server.message import MessageReader
 from server.routes import models
 from server.schema.chat import ChatRequest
 from server.service import Service
+from server.structured.plan import plan
 
 _decoder = msgspec.json.Decoder(ChatRequest)
 
@@ -24,10 +26,30 @@ def create(service: Service, exchange: Exchange) -> Response:
         body = read_json(exchange.request, _decoder, service.config.max_body_bytes)
         body.check()
         models.require(service, body.model)
-    prompt = loaded.prompts.chat(body.messages, body.chat_template_kwargs, exchange.timings)
+        structure = plan(
+            loaded.engine.constraints,
+            loaded.prompts.tool_format,
+            tools=body.tools,
+            choice=body.tool_choice,
+            parallel=body.parallel_tool_calls is not False,
+            response_format=body.response_format,
+        )
+    prompt = loaded.prompts.chat(body.messages, body.chat_template_kwargs, exchange.timings, structure.tools)
     requests = generate.requests(
-        service, loaded, exchange, body, [prompt], max_tokens=body.answer_limit, logprobs=body.alternatives
+        service,
+        loaded,
+        exchange,
+        body,
+        [prompt],
+        max_tokens=body.answer_limit,
+        logprobs=body.alternatives,
+        structure=structure,
     )
     answer = Answer(service, loaded, exchange, requests, body.choices)
-    chat = ChatReply(answer, service.model_names[0], include_usage=body.include_usage)
+    chat = ChatReply(
+        answer,
+        service.model_names[0],
+        include_usage=body.include_usage,
+        reader=lambda: MessageReader(structure.reader()),
+    )
     return reply.send(answer, chat, stream=bool(body.stream))

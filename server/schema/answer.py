@@ -6,9 +6,11 @@ figures that go into them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from engine import Timings, TokenLogprobs
 from llama_native import Vocab
@@ -127,12 +129,44 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
     refusal: None = None
 
 
+class CalledFunction(msgspec.Struct, frozen=True):
+    """What a call calls; `arguments` is JSON in a string."""
+
+    name: str
+    arguments: str
+
+
+class AnswerToolCall(msgspec.Struct, frozen=True):
+    """A call that the model makes."""
+
+    id: str
+    type: str
+    function: CalledFunction
+
+
 class AssistantMessage(msgspec.Struct, frozen=True):
-    """The answer."""
+    """The answer. `content` is null if there are calls and nothing else."""
 
     role: str
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[AnswerToolCall] | UnsetType = UNSET
+
+
+class FunctionDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The next characters of a call's arguments, with the function's name at the beginning."""
+
+    arguments: str
+    name: str | None = None
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a chunk adds to the call at place `index`. The first has `id`, `type` and the function's name."""
+
+    index: int
+    id: str | None = None
+    type: str | None = None
+    function: FunctionDelta = msgspec.field(default_factory=lambda: FunctionDelta(""))
 
 
 class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -140,9 +174,26 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
 
     role: str | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
     def __bool__(self) -> bool:
         return self != NOTHING
+
+    def parts(self) -> Iterable[Delta]:
+        """Yield it as chunks have it: arguments of a call that begins here come in a chunk behind its beginning."""
+        if not any(call.id and call.function.arguments for call in self.tool_calls or ()):
+            yield self
+            return
+        calls = self.tool_calls or []
+        begun = [ToolCallDelta(c.index, c.id, c.type, FunctionDelta("", c.function.name)) if c.id else c for c in calls]
+        yield msgspec.structs.replace(self, tool_calls=begun)
+        yield Delta(
+            tool_calls=[
+                ToolCallDelta(c.index, function=FunctionDelta(c.function.arguments))
+                for c in calls
+                if c.id and c.function.arguments
+            ]
+        )
 
 
 NOTHING: Final = Delta()

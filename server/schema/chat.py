@@ -14,6 +14,7 @@ from msgspec import Meta
 from engine.request import MAX_LOGPROBS
 from server.errors import ApiError, invalid
 from server.schema.sampling import Count, SamplingFields
+from server.schema.tools import ResponseFormat, Tool, ToolChoice
 
 
 class ContentPart(msgspec.Struct, frozen=True):
@@ -65,12 +66,6 @@ class Message(msgspec.Struct, frozen=True):
         return "\n".join(part.text for part in content if part.text)
 
 
-class ResponseFormat(msgspec.Struct, frozen=True):
-    """The form that the answer must have."""
-
-    type: str
-
-
 class ChatRequest(SamplingFields, kw_only=True, frozen=True):
     """A chat completion request."""
 
@@ -79,8 +74,9 @@ class ChatRequest(SamplingFields, kw_only=True, frozen=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     modalities: list[str] | None = None
     #: Further variables for the chat template, such as {"enable_thinking": false}.
@@ -88,12 +84,8 @@ class ChatRequest(SamplingFields, kw_only=True, frozen=True):
 
     def check(self) -> None:
         """Raise `ApiError` for combinations and features that are not supported."""
-        if self.tools and self.tool_choice != "none":
-            raise _unsupported("tools", "tools are not supported")
         if self.functions:
-            raise _unsupported("functions", "functions are not supported")
-        if self.response_format is not None and self.response_format.type != "text":
-            raise _unsupported("response_format", f"{self.response_format.type!r} is not supported, only 'text'")
+            raise _unsupported("functions", "functions are not supported; tools are what has replaced them")
         if self.modalities is not None and self.modalities != ["text"]:
             raise _unsupported("modalities", "only ['text'] is supported")
         if self.top_logprobs is not None and not self.logprobs:

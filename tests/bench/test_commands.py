@@ -19,7 +19,7 @@ from engine import EngineSettings, Plan, make_plan
 from engine.plan import make_context
 from llama_native import Context, Model
 
-COMMANDS = ("http", "peers", "native", "stream", "memory", "calibration", "rates")
+COMMANDS = ("http", "peers", "native", "stream", "memory", "calibration", "rates", "structured")
 
 
 def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -51,6 +51,8 @@ def test_help(root: Path, name: str) -> None:
         ("bench.stream", "--generate", "1"),
         ("bench.memory", "--model", "no-such-file.gguf"),
         ("bench.calibration", "--rounds", "0"),
+        ("bench.structured", "--streams", "0"),
+        ("bench.structured", "--model", "no-such-file.gguf"),
         ("bench.calibration", "--model", "no-such-file.gguf"),
     ],
 )
@@ -199,3 +201,16 @@ def test_servers_start_with_the_environment_of_the_shell(root: Path) -> None:
     same, *names = done.stdout.split()
     assert same == "False", "llama_native no longer sets variables: bench.ENVIRONMENT is not needed any more"
     assert "GOMP_SPINCOUNT" not in names
+
+
+def test_structured(root: Path, chat_model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "structured.json"
+    done = command(
+        root, "bench.structured", "--model", str(chat_model_path), "--streams", "2", "--generate", "4", "--rounds", "1",
+        "--json", str(path),
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    rates = results(path, "bench.structured")["rates"]
+    assert set(rates) == {"free", "objects", "a long string", "text, tools offered"}
+    assert all(rate > 0 for found in rates.values() for rate in found)
+    assert "of free" in done.stdout

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from server.errors import ApiError, invalid
+from server.errors import invalid
 
 #: Nested values of the schema itself, each object and list counted.
 MAX_DEPTH: Final = 64
@@ -58,9 +58,4 @@ def _size(value: Any) -> int:
 
 def _bound(count: int, most: int, what: str, param: str) -> None:
     if count > most:
-        raise too_large(param, f"the schema has more than {most} {what}")
-
-
-def too_large(param: str, reason: str) -> ApiError:
-    """Return the 400 for a schema, or several together, that would take too long."""
-    return invalid(param, reason, "schema_too_large")
+        raise invalid(param, f"the schema has more than {most} {what}", code="schema_too_large")

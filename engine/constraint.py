@@ -23,6 +23,7 @@ from llama_native import Mask, TokenAttr, Vocab, mask_words
 #: What one grammar may cost; llguidance gives up beyond it. A step's fuel and items bound one mask to some 10 ms, the
 #: initial ones a compilation to some 100 ms; a lexer state takes 1 to 2 KB.
 _LIMITS: Final = llguidance.LLParserLimits(
+    max_items_in_row=10_000,
     initial_lexer_fuel=500_000,
     step_lexer_fuel=100_000,
     step_max_items=50_000,
@@ -157,4 +158,4 @@ def _reason(message: str) -> str:
         return "nothing matches the grammar"
     first = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", first)
     details = [line.strip().removeprefix("error: ") for line in others if line.startswith("error: ")]
-    return " ".join([first, *details]).rstrip(".")
+    return " ".join([first.split(". Enable ")[0], *details]).rstrip(".")

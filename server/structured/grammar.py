@@ -14,6 +14,7 @@ from typing import Any, Final
 import llguidance
 
 from server.structured.formats import ToolFormat
+from server.structured.one_of import rewritten
 
 #: Gives the token id of a text that is a special token of the model, None for other texts.
 Special = Callable[[str], int | None]
@@ -30,7 +31,7 @@ def json_rule(schema: Any) -> str:
     if schema is True:
         schema = {}
     if isinstance(schema, dict):
-        schema = {**schema, "x-guidance": _COMPACT}
+        schema = {**rewritten(schema), "x-guidance": _COMPACT}
     return f"%json {json.dumps(schema)}"
 
 

@@ -88,6 +88,23 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "additionalProperties": False,
         "properties": {"a": True, "b": True},
     },
+    "a union told apart by a property": {
+        "oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}],
+        "discriminator": {"propertyName": "kind"},
+        "$defs": {
+            "cat": {
+                "type": "object",
+                "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer", "minimum": 1, "maximum": 9}},
+                "required": ["kind", "lives"],
+            },
+            "dog": {
+                "type": "object",
+                "properties": {"kind": {"enum": ["dog", "puppy"]}, "name": NAME},
+                "required": ["kind", "name"],
+                "additionalProperties": False,
+            },
+        },
+    },
     "unicode": {"enum": ["größer", "日本", 'quo"te\\', "\n", "🦜"]},
     "recursive": {
         "type": "object",
@@ -117,7 +134,7 @@ def test_answers_validate(server: ServerProcess, name: str) -> None:
     stops = 0
     for number, prompt in enumerate(PROMPTS):
         body = server.chat(
-            prompt, response_format=schema_format(schema, strict=number == 0), max_tokens=150, n=3,
+            prompt, response_format=schema_format(schema, strict=number == 0), max_tokens=100, n=3,
             temperature=number, seed=number, top_k=0, min_p=0, top_p=1,
         ).json  # fmt: skip
         for choice in body["choices"]:
@@ -130,7 +147,7 @@ def test_answers_validate(server: ServerProcess, name: str) -> None:
             stops += 1
             jsonschema.validate(json.loads(text), schema, jsonschema.Draft202012Validator)
             assert "\n" not in text
-    assert stops >= 6
+    assert stops >= 3  # else hardly anything was validated
 
 
 def test_json_object(server: ServerProcess) -> None:
@@ -193,6 +210,16 @@ REFUSED: list[tuple[Any, str, str]] = [
     (schema_format({"if": {}, "then": {}}), "response_format.json_schema.schema", '"if"'),
     (schema_format({"type": "string", "format": "colour"}), "response_format.json_schema.schema", "colour"),
     (schema_format({"type": "string", "pattern": "(?=a)b"}), "response_format.json_schema.schema", "look-around"),
+    (
+        schema_format({"oneOf": [{"type": "number"}, {"type": "integer"}]}),
+        "response_format.json_schema.schema",
+        "oneOf",
+    ),
+    (
+        schema_format({"oneOf": [{"type": "object", "properties": {"a": {"const": c}}} for c in "xy"]}),
+        "response_format.json_schema.schema",
+        "oneOf",
+    ),
     (schema_format({"$ref": "https://example.com/x"}), "response_format.json_schema.schema", "example.com"),
     (schema_format({"type": "integer", "minimum": 5, "maximum": 3}), "response_format.json_schema.schema", "minimum"),
     (schema_format(False), "response_format.json_schema.schema", "nsatisfiable"),

@@ -244,6 +244,7 @@ class Engine:
             constraint = None if request.constraint is None else request.constraint.start()
             run = Run(generation, sequence, self._samplers[generation], most, constraint, last_token_at=now)
             self._scheduler.running.append(run)
+            self._counters.cached_tokens += generation.cached_tokens
             generation.timings.add("queue", now - generation.submitted)
 
     def _step(self, step: Step) -> None:
@@ -323,6 +324,7 @@ class Engine:
         timings.token_seconds.append(seconds)
         run.token = token
         run.made += 1
+        self._counters.generated_tokens += 1
         k = generation.request.sampling.logprobs
         if k is None:
             generation.put(token)

@@ -50,6 +50,10 @@ class Counters:
     """Of that, in sampling."""
     prefill_tokens: int = 0
     """Prompt tokens computed."""
+    cached_tokens: int = 0
+    """Prompt tokens found in the KV cache instead."""
+    generated_tokens: int = 0
+    """Tokens of answers."""
     finished: int = 0
     """Requests that ended with a finish_reason."""
     cancelled: int = 0

@@ -24,8 +24,8 @@ log = logging.getLogger("server.access")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _encode = msgspec.json.Encoder().encode
 
-#: Probes that would fill the log.
-_QUIET = frozenset({"/health"})
+#: What is asked for every few seconds and would fill the log.
+_QUIET = frozenset({"/health", "/v1/engine"})
 
 
 class Exchange:

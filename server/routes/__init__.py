@@ -12,7 +12,7 @@ from typing import NamedTuple
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response
 
-from server.routes import chat, health, models
+from server.routes import chat, engine, health, models, page
 
 Handler = Callable[..., Response]
 
@@ -29,7 +29,10 @@ ROUTES = (
     Route("POST", "/v1/chat/completions", chat.create),
     Route("GET", "/v1/models", models.index),
     Route("GET", "/v1/models/<path:model>", models.show),
+    Route("GET", "/v1/engine", engine.show),
     Route("GET", "/health", health.show),
+    Route("GET", "/", page.index),
+    Route("GET", "/page/<name>", page.show),
 )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from browser import Visit, launch_browser
+from playwright.sync_api import Browser
 from server_process import MODEL, ServerProcess
 
 from llama_native import Model, ModelParams
@@ -37,3 +39,21 @@ def vocab_model() -> Iterator[Model]:
     """The demo model's vocabulary and metadata, without its weights."""
     with Model(MODEL, ModelParams(vocab_only=True)) as model:
         yield model
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium. Not for the session: while it is there, no other event loop can run in this thread."""
+    with launch_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser: Browser, server: ServerProcess) -> Iterator[Visit]:
+    """The page in a fresh browser profile; fails if anything went wrong in it meanwhile."""
+    server.wait_idle()
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    opened = Visit(context, server)
+    yield opened
+    context.close()
+    assert opened.wrong == []

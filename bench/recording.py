@@ -21,7 +21,8 @@ class Answer:
     """One request and its answer. Times are `time.perf_counter()` seconds; `started` is before the connect.
 
     `token_times` holds the arrival of every chunk that carried text. `completion_tokens` is the server's own count
-    (usage), or the number of those chunks where the server sends no usage (`counted` is then "chunks").
+    (usage), or the number of those chunks where the server sends no usage (`counted` is then "chunks"). `phases`:
+    seconds by phase (`timings.phases`), None from a server that does not tell.
     """
 
     started: float
@@ -37,6 +38,7 @@ class Answer:
     error: str | None = None
     conversation: int = 0
     turn: int = 0
+    phases: dict[str, float] | None = None
 
     @property
     def ttft(self) -> float | None:
@@ -118,6 +120,7 @@ def read_answer(
     texts: list[str] = []
     times: list[float] = []
     usage: dict[str, Any] = {}
+    timings: dict[str, Any] = {}
     finish_reason: str | None = None
     done = False
     error = failure
@@ -130,6 +133,7 @@ def read_answer(
             if "error" in event:
                 error = error or f"error in the stream: {json.dumps(event['error'])[:300]}"
             usage = event.get("usage") or usage
+            timings = event.get("timings") or timings
             for choice in event.get("choices") or ():
                 finish_reason = choice.get("finish_reason") or finish_reason
                 if text := (choice.get("delta") or {}).get("content"):
@@ -155,6 +159,7 @@ def read_answer(
         error=error,
         conversation=conversation,
         turn=turn,
+        phases=timings.get("phases"),
     )
 
 

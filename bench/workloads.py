@@ -92,6 +92,11 @@ def build(name: str, requests: int, seed: str = "0") -> list[Conversation]:
     return conversations
 
 
+def passage(words: int, seed: str) -> str:
+    """A text of exactly `words` words; texts of other seeds differ from their first sentence on."""
+    return _text(Random(f"{seed}/passage"), words)
+
+
 def _multi_turn(order: list[str], index: int, seed: str) -> Conversation:
     random = Random(f"{seed}/multi-turn/{index}")
     opening = _opening(order, index)

@@ -1,0 +1,5 @@
+"""Characterise one model on one machine: sweeps, figures and a self-contained HTML report.
+
+`python -m bench.characterize`. Start reading at `bench.characterize.__main__`; `document` says what is kept, `sweep`
+what is measured, `figures` what is made of it, `page` how it is shown.
+"""

@@ -1,0 +1,207 @@
+"""Plans and figures of a characterisation, from samples written by hand: what they say is known exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.characterize.bands import curve_point
+from bench.characterize.compare import ratios
+from bench.characterize.document import Asked, Document, Figures, Load, ModelFacts, Plan, Point, Sample
+from bench.characterize.energy import EnergyMeter
+from bench.characterize.figures import compute
+from bench.characterize.options import parse_arguments
+from bench.characterize.plan import FEWEST, FEWEST_POINTS, PLANNED, Sizes, make_plan
+from bench.characterize.target import Pace
+from bench.workloads import passage
+
+FAST = Pace(prefill=1000.0, decode=100.0)
+
+
+def asked(ttft: float, tokens: int = 11, gap: float = 0.01, prompt: int = 100, cached: int = 0) -> Asked:
+    return Asked(
+        ttft=ttft,
+        total=ttft + gap * (tokens - 1),
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        completion_tokens=tokens,
+        gaps=[gap] * (tokens - 1),
+        phases={"queue": 0.0, "prefill": ttft, "decode": gap * (tokens - 1)},
+    )
+
+
+def sample(key: str, loads: list[Load], round_: int = 0, **rates: float) -> Sample:
+    return Sample(point=key, round=round_, seconds=1.0, loads=loads, rates=rates)
+
+
+def load(*requests: Asked, wall: float = 1.0, joules: float | None = None) -> Load:
+    return Load(wall=wall, joules=joules, asked=list(requests))
+
+
+def document(samples: list[Sample], model: ModelFacts | None = None) -> Document:
+    points = [Point(kind=kind, size=int(size), cost=1.0) for kind, _, size in (s.point.partition("/") for s in samples)]
+    plan = Plan(points=list(dict.fromkeys(points)), rounds={}, budget=60.0, prompt=128, answer=32, left_out=[])
+    return Document(
+        schema=1, started="2026-01-01T00:00:00+00:00", target={"model": "m"}, options={}, machine={}, build={},
+        engine={}, model=model, plan=plan, samples=samples,
+    )  # fmt: skip
+
+
+def test_medians_and_bands() -> None:
+    point = curve_point(8, [1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (point.x, point.median, point.n) == (8, 3.0, 5)
+    assert point.low == pytest.approx(1.2) and point.high == pytest.approx(4.8)
+
+
+@pytest.mark.parametrize(
+    ("values", "others", "noisy"),
+    [
+        ([1.0, 1.01, 0.99], [0.0, 0.0, 0.0], False),
+        ([1.0, 1.5, 0.7], [0.0, 0.0, 0.0], True),
+        ([1.0, 1.01, 0.99], [0.3, 0.3, 0.0], True),
+        ([1.0, 1.01, 0.99], [0.3, 0.0, 0.0], False),
+        ([1.0, 1.01, 0.99], [None, None, None], False),
+    ],
+)
+def test_noise_is_marked(values: list[float], others: list[float | None], noisy: bool) -> None:
+    assert curve_point(1, values, others).noisy is noisy
+
+
+def test_rates_of_one_client() -> None:
+    cold, again = asked(0.5, tokens=2), asked(0.02, cached=99)
+    curves = compute(document([sample("prompt/100", [load(cold), load(again)])])).curves
+    assert curves["ttft_cold"].at(100).median == 0.5  # type: ignore[union-attr]
+    assert curves["ttft_cached"].at(100).median == 0.02  # type: ignore[union-attr]
+    assert curves["prefill"].at(100).median == pytest.approx(200)  # type: ignore[union-attr]
+    assert curves["decode"].at(100).median == pytest.approx(100)  # type: ignore[union-attr]
+
+
+def test_the_knee_is_the_smallest_load_with_nine_tenths_of_the_best() -> None:
+    rates = {1: 50.0, 2: 80.0, 4: 95.0, 8: 100.0, 16: 97.0}
+    samples = [
+        sample(f"load/{clients}", [load(*[asked(0.1, tokens=10)] * 10, wall=100 / rate)])
+        for clients, rate in rates.items()
+    ]
+    figures = compute(document(samples))
+    assert figures.knee is not None
+    assert (figures.knee.clients, figures.knee.reached) == (4, True)
+    assert any(finding.title == "The knee is at 4 clients" for finding in figures.findings)
+    growing = compute(document(samples[:3])).knee
+    assert growing is not None and growing.clients == 4 and not growing.reached
+
+
+def test_failed_requests_make_no_figures() -> None:
+    failed = Asked(
+        ttft=None, total=1.0, prompt_tokens=0, cached_tokens=0, completion_tokens=0, gaps=[], error="HTTP 400"
+    )
+    bad = Sample(point="prompt/9000", round=0, seconds=1.0, loads=[load(failed), load(failed)], error="HTTP 400")
+    assert compute(document([bad])) == Figures()
+
+
+def test_roofline_counts_weights_and_keys() -> None:
+    """1 GB of weights and 1 MB a token: at 128 tokens of context one sequence reads 1.128 GB a step, four 1.512 GB."""
+    model = ModelFacts(
+        name="m", description="", file_bytes=0, weight_bytes=10**9, read_bytes=10**9, params=10**9,
+        active_params=10**9, experts=0, layers=1, context=1000, kv_type="f16", kv_bytes=10**6, kv_formula="",
+    )  # fmt: skip
+    samples = [
+        sample("batch/1", [], decode=5.0), sample("batch/4", [], decode=16.0),
+        sample("bandwidth/2", [], read=10e9, copy=12e9),
+    ]  # fmt: skip
+    roof = compute(document(samples, model)).roofline
+    assert roof is not None
+    assert roof.decode_bytes == pytest.approx(5.0 * 1.128e9)
+    assert roof.decode_share == pytest.approx(0.564)
+    four = roof.points[1]
+    assert four.intensity == pytest.approx(4 * 2e9 / 1.512e9)
+    assert four.flops == roof.flops == pytest.approx(32e9)
+
+
+def test_phases_and_what_none_of_them_covers() -> None:
+    slow = Asked(
+        ttft=0.5, total=2.0, prompt_tokens=10, cached_tokens=0, completion_tokens=8, gaps=[0.1] * 7,
+        phases={"prefill": 0.5, "decode": 1.0},
+    )  # fmt: skip
+    (bar,) = compute(document([sample("load/1", [load(slow)])])).phases
+    assert bar.seconds == {"prefill": 0.5, "decode": 1.0, "other": 0.5}
+    assert bar.total == 2.0
+
+
+def test_energy_of_a_token(tmp_path: Path) -> None:
+    package, core = tmp_path / "intel-rapl:0", tmp_path / "intel-rapl:0:0"
+    for zone, name in ((package, "package-0"), (core, "core")):
+        zone.mkdir()
+        (zone / "name").write_text(f"{name}\n")
+        (zone / "max_energy_range_uj").write_text("10000000\n")
+        (zone / "energy_uj").write_text("9000000\n")
+    meter = EnergyMeter(tmp_path)
+    meter.start()
+    (package / "energy_uj").write_text("2000000\n")  # wrapped around
+    assert meter.joules() == pytest.approx(3.0)
+    assert EnergyMeter(tmp_path / "nothing").missing
+    figures = compute(document([sample("output/11", [load(asked(0.1), joules=5.5)])]))
+    assert figures.energy == {"answer of 11 tokens": pytest.approx(0.5)}
+
+
+def test_a_plan_fits_its_budget() -> None:
+    full = make_plan(Sizes(threads=(1, 2), bandwidth=(2,)), FAST, budget=10_000)
+    assert full.rounds["prompt"] == 5 and not full.left_out
+    cut = make_plan(Sizes(threads=(1, 2), bandwidth=(2,)), FAST, budget=60)
+    assert cut.seconds <= PLANNED * 60
+    assert min(cut.rounds.values()) >= FEWEST
+    assert {point.kind for point in cut.points} == {point.kind for point in full.points}
+    slow = make_plan(Sizes(), Pace(prefill=20, decode=5), budget=480)
+    assert slow.left_out and "about" in slow.left_out[0]
+    assert all(
+        sum(point.kind == kind for point in slow.points) >= FEWEST_POINTS for kind in ("prompt", "load", "output")
+    )
+
+
+def test_a_plan_stays_within_the_context() -> None:
+    plan = make_plan(Sizes(prompt=(64, 2048), output=(16, 64)), FAST, 1000, context=512)
+    assert [point.size for point in plan.points if point.kind == "prompt"] == [64]
+    assert plan.left_out == ["2048 prompt tokens: longer than the context of 512"]
+
+
+def test_ratios_need_a_difference_beyond_the_bands() -> None:
+    def figures(rate: float, spread: float) -> Figures:
+        values = [rate - spread, rate, rate + spread]
+        samples = [
+            sample("load/2", [load(asked(0.1, tokens=100), wall=100 / value)], round_)
+            for round_, value in enumerate(values)
+        ]
+        return compute(document([*samples, sample("load/4", [load(asked(0.1))])]))
+
+    def verdict(first: Figures, second: Figures) -> str:
+        return next(row.verdict for row in ratios(first, second) if row.name == "output, clients: 2")
+
+    assert verdict(figures(100, 1), figures(120, 1)) == "better"
+    assert verdict(figures(120, 1), figures(100, 1)) == "worse"
+    assert verdict(figures(100, 15), figures(120, 15)) == "same"
+
+
+def test_passages_differ_by_seed_and_have_their_length() -> None:
+    texts = {passage(50, str(seed)) for seed in range(20)}
+    assert len(texts) == 20
+    assert {len(text.split()) for text in texts} == {50}
+    assert passage(50, "1") == passage(50, "1")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--prompts", "0"],
+        ["--rounds", "0"],
+        ["--minutes", "0"],
+        ["--outputs", "1"],
+        ["--batches", "300"],
+        ["--compare", "a.json"],
+        ["--compare", "a.json", "b.json", "--url", "http://127.0.0.1:1"],
+    ],
+)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(arguments)
+    assert ended.value.code == 2
+    assert "error" in capsys.readouterr().err

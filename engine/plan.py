@@ -85,7 +85,7 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
         log.warning("%d layers were to go to a GPU, but this build or host has none", model.params.n_gpu_layers)
     context = settings.context or max(SMALLEST_CONTEXT, min(model.n_ctx_train, CONTEXT))
     parallel = settings.parallel or (PARALLEL_GPU if offloaded else PARALLEL_CPU)
-    budget = (_free_device_memory() if offloaded else _free_memory()) * KV_SHARE
+    budget = (_free_device_memory() if offloaded else free_memory()) * KV_SHARE
 
     def too_large() -> bool:
         params = ContextParams(n_ctx=parallel * context, n_seq_max=parallel, type_k=kv_type, type_v=kv_type)
@@ -171,7 +171,7 @@ def _free_device_memory() -> int:
     return sum(device.memory_free for device in devices() if device.type in GPUS)
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes that this host could give now, or the control group's limit where that is lower."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, KeyError, ValueError):

@@ -152,7 +152,7 @@ class Service:
             if source is None and config.model_prompt_template is None:
                 log.warning("the model has no chat template; ChatML is used")
             template = ChatTemplate(source or CHATML, _token_text(vocab, vocab.bos), _token_text(vocab, vocab.eos))
-            engine = Engine(model, _engine_settings(config), should_stop=self._closing.is_set)
+            engine = Engine(model, engine_settings(config), should_stop=self._closing.is_set)
         except BaseException:
             model.close()
             raise
@@ -176,7 +176,8 @@ class Service:
         return not self._closing.is_set()
 
 
-def _engine_settings(config: Config) -> EngineSettings:
+def engine_settings(config: Config) -> EngineSettings:
+    """Return the engine's part of the configuration."""
     return EngineSettings(
         parallel=config.model_parallel,
         context=config.model_context,

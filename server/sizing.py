@@ -1,0 +1,191 @@
+"""`python -m server plan`: how much memory a configuration needs, before anything is started.
+
+Weights, KV cache and what the process takes besides, against what this machine has, and what to set where it does not
+fit or much is left. The engine's own plan is the source; the model is mapped, not read. Knows the configuration and
+bytes; serves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from engine import EngineError, EngineSettings, Plan, Switch, make_plan
+from engine.plan import context_params, free_memory, offloads
+from llama_native import ContextError, ContextParams, GgmlType, LlamaError, Model, ModelParams, kv_cache_bytes
+from server import config
+from server.service import engine_settings
+
+#: Bytes of the interpreter, libraries and HTTP threads, and of llama.cpp's buffers beside those counted below.
+PROCESS_BYTES: Final = 150_000_000
+
+#: Share of the machine's free memory that a configuration may fill: requests, files and others need the rest.
+ROOM: Final = 0.9
+
+
+_WIDE: Final = ("f16", "bf16", "f32")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """Memory of one server process. Sizes in bytes; `context` and `cells` in tokens.
+
+    `scratch`: logits, activations and attention scores of the largest step. `free`: what the machine, or the control
+    group, could give now.
+    """
+
+    model: str
+    parallel: int
+    context: int
+    cells: int
+    kv_type: str
+    kv_token: int
+    weights: int
+    kv: int
+    scratch: int
+    process: int
+    free: int
+    on_gpu: bool
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv + self.scratch + self.process
+
+    @property
+    def fits(self) -> bool:
+        """Whether it leaves some of the free memory free."""
+        return self.total <= ROOM * self.free
+
+
+def measure(model: Model, settings: EngineSettings) -> Sizing:
+    """Size `settings` for a model. Raises `InvalidRequest` for settings that cannot be right for it."""
+    plan = _plan(model, settings)
+    params = context_params(plan)
+    kv = kv_cache_bytes(model, params)
+    return Sizing(
+        model=f"{model.path.name} ({model.description})",
+        parallel=plan.parallel,
+        context=plan.context,
+        cells=plan.kv_cells,
+        kv_type=plan.kv_type.name.lower(),
+        kv_token=_kv_token(model, plan.kv_type),
+        weights=model.size,
+        kv=kv,
+        scratch=_scratch(model, plan),
+        process=PROCESS_BYTES,
+        free=free_memory(),
+        on_gpu=offloads(model),
+    )
+
+
+def suggestions(model: Model, settings: EngineSettings, sizing: Sizing) -> Iterator[str]:
+    """What to set: to fit, if it does not; else what the free memory has room for."""
+    fixed = replace(settings, parallel=sizing.parallel, context=sizing.context)
+
+    def fits(**changes: Any) -> bool:
+        return replace(measure(model, replace(fixed, **changes)), free=sizing.free).fits
+
+    word = "there is room for" if sizing.fits else "it would fit with"
+    limit = 256 if sizing.fits else sizing.parallel
+    parallel = _largest(limit, lambda value: fits(parallel=value))
+    if parallel and parallel != sizing.parallel:
+        yield f"{word} MODEL_PARALLEL={parallel} at this context"
+    limit = model.n_ctx_train if sizing.fits else min(sizing.context, model.n_ctx_train or sizing.context)
+    context = 256 * _largest(limit // 256, lambda value: fits(context=256 * value))
+    if context and (context > sizing.context) is sizing.fits:
+        yield f"{word} MODEL_CONTEXT={context}, {sizing.parallel} requests at once"
+    if sizing.fits:
+        return
+    if not parallel and not context:
+        yield "no context leaves room beside the weights: take a smaller model, fewer bits a weight, a larger machine"
+    elif settings.kv_type in _WIDE and settings.flash_attention is not Switch.OFF and fits(kv_type="q8_0"):
+        yield "it would fit with MODEL_KV_TYPE=q8_0"
+
+
+def _largest(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest number from 1 to `limit` that fits, as all smaller ones do; 0 if none does."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def report(sizing: Sizing, advice: list[str]) -> str:
+    """The sizing as lines for a terminal."""
+    layout = f"{sizing.parallel} requests of up to {sizing.context} tokens, {sizing.kv_type}"
+    rows = [
+        ("weights", _size(sizing.weights), sizing.model),
+        ("KV cache", _size(sizing.kv), f"{layout}; {sizing.kv_token} bytes a token"),
+        ("scratch", _size(sizing.scratch), "the largest step: logits, activations, attention scores"),
+        ("process", _size(sizing.process), "interpreter, libraries, threads"),
+        ("together", _size(sizing.total), "each worker process; weights are shared between workers where mapped"),
+        ("free now", _size(sizing.free), "on this machine, or in this control group"),
+    ]
+    lines = [f"{name:10} {amount:>9}  {meaning}" for name, amount, meaning in rows]
+    share = sizing.total / sizing.free if sizing.free else float("inf")
+    lines.append(f"{'fits' if sizing.fits else 'DOES NOT FIT'}: {100 * share:.0f}% of the free memory")
+    if sizing.on_gpu:
+        lines.append("layers on a GPU take their share of weights and KV cache from its memory instead")
+    return "\n".join([*lines, *(f"- {line}" for line in advice)])
+
+
+def main(as_json: bool) -> int:
+    """Size what the environment configures and print it. Exit codes: 0 it fits, 1 not, or no model, 2 bad variables."""
+    try:
+        settings = config.current()
+    except config.ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    engine = engine_settings(settings)
+    # Not repacked for this CPU, the weights stay in the file and are mapped.
+    params = ModelParams(n_gpu_layers=settings.model_gpu_layers, use_extra_bufts=False)
+    try:
+        with Model(settings.model_path, params) as model:
+            sizing = measure(model, engine)
+            logging.getLogger("engine").setLevel(logging.ERROR)  # what it warns of has been said once
+            advice = list(suggestions(model, engine, sizing))
+    except (LlamaError, EngineError) as error:
+        print(f"error: MODEL_PATH={str(settings.model_path)!r}: {error}", file=sys.stderr)
+        return 1
+    if as_json:
+        print(json.dumps({**asdict(sizing), "total": sizing.total, "fits": sizing.fits, "advice": advice}))
+    else:
+        print(report(sizing, advice))
+    return 0 if sizing.fits else 1
+
+
+def _plan(model: Model, settings: EngineSettings) -> Plan:
+    """The engine's plan; of settings whose KV cache cannot fit, what the server would refuse to start with."""
+    try:
+        return make_plan(model, settings)
+    except ContextError:
+        smallest = make_plan(model, replace(settings, parallel=1, context=64, kv_cells=0))
+        parallel, context = settings.parallel or 1, settings.context or 512
+        cells = settings.kv_cells or parallel * context
+        return replace(smallest, parallel=parallel, context=context, kv_cells=cells)
+
+
+def _kv_token(model: Model, kind: GgmlType) -> int:
+    cells = 256
+    return kv_cache_bytes(model, ContextParams(n_ctx=cells, type_k=kind, type_v=kind)) // cells
+
+
+def _scratch(model: Model, plan: Plan) -> int:
+    """Bytes of the largest step: without flash attention, scores of every head over a sequence's cells come on top."""
+    rows = plan.largest_chunk + plan.parallel
+    meta, arch = model.header.metadata, model.architecture
+    inner = meta.get(f"{arch}.feed_forward_length")
+    width = 4 * model.n_embd + 3 * (inner if isinstance(inner, int) else 4 * model.n_embd)
+    logits = plan.parallel * model.vocab.n_tokens
+    scores = 0 if plan.flash_attention else 2 * model.n_head * plan.context
+    return 4 * (logits + rows * (width + scores))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,99 @@
+"""`python -m server plan`: what a configuration takes, against the numbers of a real server."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server_process import ROOT, ServerProcess, environment
+
+#: Bytes of a token in the demo model's KV cache: keys and values, 30 layers, 3 heads of 64 values in two bytes.
+KV_TOKEN = 2 * 30 * 3 * 64 * 2
+
+
+def plan(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", "plan", *arguments],
+        cwd=ROOT,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def sized(code: int = 0, /, **variables: str) -> dict[str, Any]:
+    done = plan("--json", **variables)
+    assert done.returncode == code, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _group(leader: int) -> list[int]:
+    """The server's processes: gunicorn's master and its worker."""
+    children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
+    return [leader, *(int(child) for child in children)]
+
+
+def _resident(pid: int) -> int:
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+    return int(lines["VmRSS"].split()[0]) * 1024
+
+
+def test_the_kv_cache_by_the_formula() -> None:
+    found = sized(MODEL_PARALLEL="4", MODEL_CONTEXT="1024")
+    assert (found["parallel"], found["context"], found["cells"]) == (4, 1024, 4096)
+    assert found["kv_token"] == KV_TOKEN
+    assert found["kv"] == 4096 * KV_TOKEN
+    assert found["total"] == sum(found[name] for name in ("weights", "kv", "scratch", "process"))
+    assert found["fits"]
+    half = sized(MODEL_PARALLEL="4", MODEL_CONTEXT="1024", MODEL_KV_TYPE="q8_0")
+    assert half["kv"] == pytest.approx(found["kv"] * 17 / 32)  # 34 bytes for 32 values instead of 64
+
+
+def test_what_does_not_fit_says_what_would() -> None:
+    found = sized(1, MODEL_PARALLEL="256", MODEL_CONTEXT="1000000")
+    assert not found["fits"]
+    fitting = [line for line in found["advice"] if line.endswith("requests at once")]
+    context = int(fitting[0].split("MODEL_CONTEXT=")[1].split(",")[0])
+    advised = sized(MODEL_PARALLEL="256", MODEL_CONTEXT=str(context))
+    assert advised["fits"]
+    assert "DOES NOT FIT" in plan(MODEL_PARALLEL="256", MODEL_CONTEXT="1000000").stdout
+
+
+def test_the_plan_covers_a_real_server(launch: Callable[..., ServerProcess]) -> None:
+    variables = {"MODEL_PARALLEL": "4", "MODEL_CONTEXT": "2048", "MODEL_FLASH_ATTENTION": "off"}
+    server = launch(**variables)
+    server.wait_ready()
+    assert server.chat("word " * 1500, max_tokens=4).status == 200
+    used = max(_resident(pid) for pid in _group(server.process.pid))
+    total = sized(**variables)["total"]
+    assert 0.5 * total < used <= total
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "message"),
+    [
+        ({"MODEL_CONTEXT": "3"}, 2, "MODEL_CONTEXT='3' is not valid"),
+        ({"MODEL_PATH": "none.gguf"}, 1, "none.gguf: no such file"),
+        ({"MODEL_PATH": "README.md"}, 1, "not a GGUF file"),
+    ],
+)
+def test_errors_are_one_line(variables: dict[str, str], code: int, message: str) -> None:
+    done = plan(**variables)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_json_goes_with_plan_only() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "server", "--json"],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--json goes with plan" in done.stderr

@@ -74,7 +74,7 @@ $(STAMPS)/venv:
 
 $(STAMPS)/packages: pyproject.toml | $(STAMPS)/venv
 	@echo "installing Python packages (half a minute)"
-	@$(BIN)/python -c "$$REQUIREMENTS" build run models > $(STAMPS)/requirements.txt
+	@$(BIN)/python -c "$$REQUIREMENTS" build run models documents > $(STAMPS)/requirements.txt
 	@$(PIP) install -r $(STAMPS)/requirements.txt
 	@touch $@
 

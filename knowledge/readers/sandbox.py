@@ -1,0 +1,98 @@
+"""Runs a reader in a process of its own, with limits on time and memory, so that no file can hang or sink us.
+
+The process is started when it is first needed and serves one call after another; when a file goes over a limit or
+crashes the parser, it is ended and the next call starts a new one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import multiprocessing
+import resource
+import signal
+import threading
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from knowledge.readers.errors import SkippedError
+
+#: Seconds that a file may take, and bytes of memory that its parser may use.
+TIME_LIMIT = 60.0
+MEMORY_LIMIT = 2 << 30
+
+_lock = threading.Lock()
+_process: BaseProcess | None = None
+_connection: Connection | None = None
+
+
+def call(module: str, function: str, data: bytes) -> str:
+    """Returns what `function` of `module` makes of `data`.
+
+    :raises SkippedError: as the reader raises it, or with the limit that was reached, or the library that is missing.
+    """
+    with _lock:
+        connection = _started()
+        try:
+            connection.send((module, function, data))
+            if not connection.poll(TIME_LIMIT):
+                _end()
+                raise SkippedError(f"reading it takes longer than {TIME_LIMIT:g} s", lasting=False)
+            text, error = connection.recv()
+        except (EOFError, OSError):
+            _end()
+            raise SkippedError("its parser crashed") from None
+    if error is not None:
+        reason, lasting = error
+        raise SkippedError(reason, lasting=lasting)
+    return str(text)
+
+
+def _started() -> Connection:
+    global _process, _connection
+    if _process is None or _connection is None or not _process.is_alive():
+        context = multiprocessing.get_context("spawn")
+        _connection, theirs = context.Pipe()
+        _process = context.Process(target=_serve, args=(theirs,), name="document-reader", daemon=True)
+        _process.start()
+        theirs.close()
+    return _connection
+
+
+@atexit.register
+def _end() -> None:
+    global _process, _connection
+    if _process is not None:
+        _process.kill()
+        _process.join()
+        _process.close()
+    if _connection is not None:
+        _connection.close()
+    _process = _connection = None
+
+
+def _serve(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    while True:
+        try:
+            module, function, data = connection.recv()
+        except EOFError:
+            return
+        connection.send(_attempt(module, function, data))
+
+
+def _attempt(module: str, function: str, data: bytes) -> tuple[str | None, tuple[str, bool] | None]:
+    try:
+        return getattr(importlib.import_module(module), function)(data), None
+    except SkippedError as error:
+        return None, (str(error), error.lasting)
+    except ImportError as error:
+        reason = f"reading it needs the package {error.name}: pip install 'lucid-llm[documents]'"
+        return None, (reason, False)
+    except MemoryError:
+        return None, (f"reading it takes more than {MEMORY_LIMIT >> 20} MiB of memory", True)
+    except RecursionError:
+        return None, ("it is nested too deeply", True)
+    except Exception as error:  # noqa: BLE001 - a parser may raise anything for a damaged file
+        return None, (f"its parser failed: {type(error).__name__}: {error}"[:300], True)

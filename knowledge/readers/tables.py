@@ -1,0 +1,72 @@
+"""CSV and JSON to text in which every value stands beside its name, so that a chunk out of the middle makes sense."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from knowledge.readers.errors import SkippedError
+from knowledge.readers.plain import read_plain
+
+_SAMPLE = 1 << 14
+
+
+def read_csv(data: bytes) -> str:
+    """Returns a paragraph for each row, "column: value" a line. The first row names the columns."""
+    text = read_plain(data)
+    try:
+        dialect: Any = csv.Sniffer().sniff(text[:_SAMPLE], ",;\t|")
+    except csv.Error:
+        dialect = csv.excel
+    try:
+        rows = list(csv.reader(text.splitlines(keepends=True), dialect))
+    except csv.Error as error:
+        raise SkippedError(f"it is no CSV: {error}") from error
+    if not rows:
+        return ""
+    header, *rest = rows
+    if not rest:
+        return "\n".join(header)
+    return "\n\n".join("\n".join(_named(header, row)) for row in rest if any(row))
+
+
+def _named(header: list[str], row: list[str]) -> Iterator[str]:
+    for i, value in enumerate(row):
+        if value.strip():
+            yield f"{header[i].strip()}: {value.strip()}" if i < len(header) and header[i].strip() else value.strip()
+
+
+def read_json(data: bytes) -> str:
+    """Returns "name: value" lines, with the path of nested names; a paragraph for each object of a list.
+
+    What is not quite JSON (comments, say) is read as plain text.
+    """
+    text = read_plain(data)
+    try:
+        return _rendered(json.loads(text))
+    except (ValueError, RecursionError):
+        return text
+
+
+def read_jsonl(data: bytes) -> str:
+    """Returns a paragraph for each line, as `read_json` does for one value."""
+    return "\n\n".join(read_json(line.encode()) for line in read_plain(data).splitlines() if line.strip())
+
+
+def _rendered(value: Any) -> str:
+    items = value if isinstance(value, list) else [value]
+    return "\n\n".join("\n".join(_lines(item, "")) for item in items)
+
+
+def _lines(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _lines(item, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _lines(item, path)
+    elif value is not None and value != "":
+        text = value if isinstance(value, str) else json.dumps(value)
+        yield f"{path}: {text}" if path else text

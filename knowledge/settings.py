@@ -1,0 +1,125 @@
+"""The settings of the knowledge base, and reading them from the environment for the command line.
+
+The server reads the same variables in its own configuration and passes them here. Knows values only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+Mode = Literal["dense", "lexical", "hybrid"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; the message names the variable and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeSettings:
+    """What to index, how, and how to search it unless a search says otherwise.
+
+    :ivar data_path: folder of documents.
+    :ivar embedding_model: GGUF file of an embedding model.
+    :ivar url: where the store is: `postgresql://...`, or the path of an SQLite file; "" is a file in the user's data
+        folder, one for each data folder.
+    :ivar top_k: chunks that a search gives.
+    :ivar threshold: least cosine similarity of a hit, for modes dense and hybrid.
+    :ivar mode: how to search.
+    :ivar chunk_tokens: most tokens of a chunk, as the embedding model counts.
+    :ivar chunk_overlap: most tokens that neighbouring chunks share.
+    :ivar context_tokens: most tokens of the context given to the chat model.
+    :ivar watch: follow changes of the folder while a server runs.
+    :ivar file_bytes: larger files are skipped with a warning.
+    :ivar query_prefix, document_prefix: put before texts for the embedding model; None takes the model family's.
+    :ivar threads: threads that embed; 0 means one per available CPU.
+    :ivar gpu_layers, main_gpu: layers of the embedding model on the GPU, and which.
+    """
+
+    data_path: Path = Path("data")
+    embedding_model: Path = Path("model/embed.gguf")
+    url: str = ""
+    top_k: int = 3
+    threshold: float = 0.3
+    mode: Mode = "hybrid"
+    chunk_tokens: int = 200
+    chunk_overlap: int = 32
+    context_tokens: int = 1024
+    watch: bool = True
+    file_bytes: int = 32 << 20
+    query_prefix: str | None = None
+    document_prefix: str | None = None
+    threads: int = 0
+    gpu_layers: int = 0
+    main_gpu: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work with any model."""
+        if self.chunk_tokens < 16:
+            raise SettingsError(f"KNOWLEDGE_CHUNK_TOKENS={self.chunk_tokens} is not valid; allowed: at least 16")
+        if not 0 <= self.chunk_overlap <= self.chunk_tokens // 2:
+            raise SettingsError(
+                f"KNOWLEDGE_CHUNK_OVERLAP={self.chunk_overlap} is not valid; allowed: 0 to {self.chunk_tokens // 2}, "
+                "half of KNOWLEDGE_CHUNK_TOKENS"
+            )
+
+    @property
+    def sqlite_path(self) -> Path:
+        """The SQLite file that `url` means. Its default depends on the data folder's path alone."""
+        if self.url:
+            return Path(self.url.removeprefix("sqlite://")).expanduser()
+        home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+        folder = self.data_path.expanduser().resolve()
+        key = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+        return Path(home).expanduser() / "lucid-llm" / "knowledge" / f"{folder.name or 'root'}-{key}.sqlite"
+
+
+def from_environment(environ: Mapping[str, str]) -> KnowledgeSettings:
+    """Returns the settings that the variables of the same names as the server's give.
+
+    Raises `SettingsError` for a value that is not allowed. A variable that is empty counts as unset.
+    """
+    default = KnowledgeSettings()
+
+    def text(name: str, otherwise: str) -> str:
+        return environ.get(name) or otherwise
+
+    def number(name: str, otherwise: int, least: int = 0) -> int:
+        value = text(name, str(otherwise))
+        if not value.isascii() or not value.isdigit() or int(value) < least:
+            raise SettingsError(f"{name}={value!r} is not valid; allowed: a whole number, at least {least}")
+        return int(value)
+
+    mode = text("KNOWLEDGE_MODE", default.mode).lower()
+    chosen = next((known for known in MODES if known == mode), None)
+    if chosen is None:
+        raise SettingsError(f"KNOWLEDGE_MODE={mode!r} is not valid; allowed: {', '.join(MODES)}")
+    threshold = text("KNOWLEDGE_THRESHOLD", str(default.threshold))
+    try:
+        least = float(threshold)
+    except ValueError:
+        least = 2.0
+    if not -1 <= least <= 1:
+        raise SettingsError(f"KNOWLEDGE_THRESHOLD={threshold!r} is not valid; allowed: a number from -1 to 1")
+    return KnowledgeSettings(
+        data_path=Path(text("DATA_PATH", str(default.data_path))),
+        embedding_model=Path(text("EMBEDDING_MODEL", str(default.embedding_model))),
+        url=text("KNOWLEDGE_URL", default.url),
+        top_k=number("KNOWLEDGE_TOP_K", default.top_k, 1),
+        threshold=least,
+        mode=chosen,
+        chunk_tokens=number("KNOWLEDGE_CHUNK_TOKENS", default.chunk_tokens),
+        chunk_overlap=number("KNOWLEDGE_CHUNK_OVERLAP", default.chunk_overlap),
+        context_tokens=number("KNOWLEDGE_CONTEXT_TOKENS", default.context_tokens, 1),
+        file_bytes=number("KNOWLEDGE_FILE_BYTES", default.file_bytes, 1),
+        query_prefix=environ.get("KNOWLEDGE_QUERY_PREFIX"),
+        document_prefix=environ.get("KNOWLEDGE_DOCUMENT_PREFIX"),
+        threads=number("MODEL_THREADS", default.threads),
+        gpu_layers=number("MODEL_GPU_LAYERS", default.gpu_layers),
+        main_gpu=number("MAIN_GPU", default.main_gpu),
+    )

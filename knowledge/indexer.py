@@ -205,6 +205,11 @@ class Indexer:
             if not error.lasting:
                 return None
             skipped = str(error)
+            if not digest:  # not even read: the limit may be another one next time
+                mtime_ns = 0
+            if known is not None and (known.digest, known.skipped) == (digest, skipped):
+                report.unchanged += 1
+                return None
         report.added += known is None
         report.changed += known is not None
         tokens = [self._embedder.tokenize(self._prefix + chunk.text) for chunk in chunks]

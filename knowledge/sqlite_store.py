@@ -99,7 +99,9 @@ class SqliteStore:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """See `Store.writing`. The lock is on a file beside the store; the system gives it up with the process."""
-        with _explained(self._path), self._path.with_name(self._path.name + ".lock").open("wb") as lock:
+        with _explained(self._path):
+            lock = self._path.with_name(self._path.name + ".lock").open("wb")
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

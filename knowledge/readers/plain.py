@@ -47,7 +47,8 @@ def _decoded(data: bytes) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         pass
-    best = from_bytes(sample).best()
+    # Whole lines, so that the sample does not end within a character.
+    best = from_bytes(sample[: sample.rfind(b"\n") + 1 or None]).best()
     if best is None:
         raise SkippedError("its encoding was not recognised")
     try:

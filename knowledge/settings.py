@@ -106,6 +106,7 @@ def from_environment(environ: Mapping[str, str]) -> KnowledgeSettings:
         least = 2.0
     if not -1 <= least <= 1:
         raise SettingsError(f"KNOWLEDGE_THRESHOLD={threshold!r} is not valid; allowed: a number from -1 to 1")
+    chunk_tokens = number("KNOWLEDGE_CHUNK_TOKENS", default.chunk_tokens)
     return KnowledgeSettings(
         data_path=Path(text("DATA_PATH", str(default.data_path))),
         embedding_model=Path(text("EMBEDDING_MODEL", str(default.embedding_model))),
@@ -113,8 +114,8 @@ def from_environment(environ: Mapping[str, str]) -> KnowledgeSettings:
         top_k=number("KNOWLEDGE_TOP_K", default.top_k, 1),
         threshold=least,
         mode=chosen,
-        chunk_tokens=number("KNOWLEDGE_CHUNK_TOKENS", default.chunk_tokens),
-        chunk_overlap=number("KNOWLEDGE_CHUNK_OVERLAP", default.chunk_overlap),
+        chunk_tokens=chunk_tokens,
+        chunk_overlap=number("KNOWLEDGE_CHUNK_OVERLAP", min(default.chunk_overlap, chunk_tokens // 4)),
         context_tokens=number("KNOWLEDGE_CONTEXT_TOKENS", default.context_tokens, 1),
         file_bytes=number("KNOWLEDGE_FILE_BYTES", default.file_bytes, 1),
         query_prefix=environ.get("KNOWLEDGE_QUERY_PREFIX"),

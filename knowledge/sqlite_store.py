@@ -36,7 +36,10 @@ from llama_native.arrays import Floats
 
 #: Stored as the file's user_version; a file of another version is not touched.
 _FORMAT = 1
-_APPLICATION_ID = 0x4C55434B  # "LUCK"
+#: Ranking takes some microseconds a chunk. Words that are in many chunks weigh next to nothing beside rarer ones, so
+#: they are left out of the search when the rarer ones are in so many chunks already.
+MAX_RANKED = 5_000
+_APPLICATION_ID = 0x4C55434B  # "LUCK" in ASCII
 _SCHEMA = """
 CREATE TABLE state (change INTEGER NOT NULL, recipe TEXT);
 INSERT INTO state VALUES (0, NULL);
@@ -178,15 +181,15 @@ class SqliteStore:
 
     def lexical(self, query: str, limit: int) -> list[Hit]:
         """See `Store.lexical`."""
-        terms = words(query)
-        if not terms:
-            return []
         with self._reading() as db:
+            terms = _rarest(db, words(query))
+            if not terms:
+                return []
             rows = db.execute(
                 f"SELECT w.score, f.file, {_CHUNK} FROM "
                 "(SELECT rowid, -rank AS score FROM word WHERE word MATCH ? ORDER BY rank LIMIT ?) w "
                 "JOIN chunk c ON c.id = w.rowid JOIN file f ON f.id = c.file_id ORDER BY w.score DESC, c.id",
-                (" OR ".join(f'"{term}"' for term in terms), limit),
+                (" OR ".join(terms), limit),
             ).fetchall()
         return [Hit(row[1], Chunk(*row[2:]), row[0]) for row in rows]
 
@@ -284,6 +287,23 @@ class SqliteStore:
             yield db
             db.execute("UPDATE state SET change = change + 1")
             db.execute("COMMIT")
+
+
+def _rarest(db: sqlite3.Connection, terms: Sequence[str]) -> list[str]:
+    """Returns the terms to search for, quoted: the rarest, as long as they occur in few chunks enough to rank."""
+    counted = []
+    for term in terms:
+        quoted = f'"{term}"'
+        (count,) = db.execute("SELECT count(*) FROM word WHERE word MATCH ?", (quoted,)).fetchone()
+        if count:
+            counted.append((count, quoted))
+    chosen, total = list[str](), 0
+    for count, quoted in sorted(counted):
+        if chosen and total + count > MAX_RANKED:
+            break
+        chosen.append(quoted)
+        total += count
+    return chosen
 
 
 def _forget(db: sqlite3.Connection, files: Sequence[str]) -> None:

@@ -239,10 +239,12 @@ class SqliteStore:
             self._vectors = Vectors(recipe.dimensions)
         self._recipe = recipe
         if self._vectors is not None:
-            present = {row[0] for row in db.execute("SELECT id FROM file WHERE n_chunks > 0")}
-            if gone := self._vectors.file_ids - present:
+            present = dict(db.execute("SELECT id, n_chunks FROM file WHERE n_chunks > 0"))
+            if gone := self._vectors.file_ids - present.keys():
                 self._vectors.remove(gone)
-            new = sorted(present - self._vectors.file_ids)
+            new = sorted(present.keys() - self._vectors.file_ids)
+            if self._change < 0:
+                self._vectors.reserve(sum(present.values()))
             for file_id in new:
                 (blob,) = db.execute("SELECT vectors FROM file WHERE id = ?", (file_id,)).fetchone()
                 self._vectors.add(file_id, np.frombuffer(blob, "<f4").reshape(-1, self._vectors.dimensions))

@@ -38,6 +38,14 @@ def find(document: Document, figures: Figures) -> list[Finding]:
     )
 
 
+def _trusted(finding: Finding, *points: CurvePoint) -> Finding:
+    """The finding, or, where a point that it rests on is noisy, the finding with a doubt instead of advice."""
+    if not any(point.noisy for point in points):
+        return finding
+    doubt = "The points that this rests on are noisy: measure again before you act on it."
+    return Finding(title=finding.title, text=finding.text, advice=doubt)
+
+
 def _rates(curves: dict[str, Curve]) -> Iterator[Finding]:
     if "prefill" not in curves or "decode" not in curves:
         return
@@ -108,11 +116,12 @@ def _load(figures: Figures) -> Iterator[Finding]:
             advice="Try more clients (--load).",
         )
         return
-    yield Finding(
+    found = Finding(
         title=f"The knee is at {knee.clients} client{'s' if knee.clients > 1 else ''}",
         text=f"They get {rate(knee.rate)} tokens/s together, {share} of the best; more only wait longer.{waits}",
         advice=f"Expect good answers up to {knee.clients} at a time; for more, add machines rather than queue.",
     )
+    yield _trusted(found, *clients)
 
 
 def _depth(curves: dict[str, Curve]) -> Iterator[Finding]:
@@ -195,17 +204,19 @@ def _threads(curves: dict[str, Curve]) -> Iterator[Finding]:
             continue
         one, best = points[0], max(points, key=lambda point: point.median)
         if best is one:
-            yield Finding(
+            found = Finding(
                 title=f"{what} is fastest with {amount(one.x)} thread{'s' if one.x > 1 else ''}",
                 text="More threads wait for each other longer than they help.",
                 advice=f"Set MODEL_THREADS={amount(one.x)} if this machine always looks like this.",
             )
+            yield _trusted(found, *points)
             continue
         gain = best.median / one.median
-        yield Finding(
+        found = Finding(
             title=f"{what} is {times(gain)} as fast with {amount(best.x)} threads as with {amount(one.x)}",
             text=f"{percent(gain * one.x / best.x)} of perfect scaling.",
         )
+        yield _trusted(found, one, best)
 
 
 def _memory(document: Document, figures: Figures) -> Iterator[Finding]:

@@ -91,6 +91,20 @@ def test_the_knee_is_the_smallest_load_with_nine_tenths_of_the_best() -> None:
     assert growing is not None and growing.clients == 4 and not growing.reached
 
 
+def test_noisy_points_give_doubt_and_no_advice() -> None:
+    def advice(*one_thread: float) -> str:
+        samples = [
+            sample(f"threads/{count}", [], round_, decode=rate)
+            for count, rates in ((1, one_thread), (2, (50.0, 50.5, 49.5)))
+            for round_, rate in enumerate(rates)
+        ]
+        findings = compute(document(samples)).findings
+        return next(finding.advice for finding in findings if finding.title == "Decode is fastest with 1 thread")
+
+    assert advice(100.0, 101.0, 99.0).startswith("Set MODEL_THREADS=1")
+    assert "measure again" in advice(60.0, 100.0, 140.0)
+
+
 def test_failed_requests_make_no_figures() -> None:
     failed = Asked(
         ttft=None, total=1.0, prompt_tokens=0, cached_tokens=0, completion_tokens=0, gaps=[], error="HTTP 400"

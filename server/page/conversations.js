@@ -19,6 +19,7 @@ export function newAnswer() {
     state: "running", // then "done", "stopped" or "failed"
     text: "",
     reasoning: "",
+    toolCalls: [], // {name, arguments}, as text
     arrivals: [],
     elapsed: 0,
     finishReason: null,

@@ -111,7 +111,13 @@ function take(chunk, answer, time) {
   const reasoning = choice?.delta?.reasoning_content ?? "";
   answer.text += text;
   answer.reasoning += reasoning;
-  if (text || reasoning) answer.arrivals.push(Math.round(time * 1e5) / 1e5);
+  const calls = choice?.delta?.tool_calls ?? [];
+  for (const { index, function: part } of calls) {
+    const call = (answer.toolCalls[index] ??= { name: "", arguments: "" });
+    call.name += part?.name ?? "";
+    call.arguments += part?.arguments ?? "";
+  }
+  if (text || reasoning || calls.length) answer.arrivals.push(Math.round(time * 1e5) / 1e5);
   answer.finishReason = choice?.finish_reason ?? answer.finishReason;
   answer.usage = chunk.usage ?? answer.usage;
   answer.timings = chunk.timings ?? answer.timings;

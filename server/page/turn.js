@@ -9,6 +9,7 @@ export class TurnView {
   #turn;
   #text;
   #reasoning;
+  #calls;
   #passages;
   #problem;
   #actions;
@@ -21,6 +22,7 @@ export class TurnView {
     this.#handlers = handlers;
     this.#text = el("div", { class: "text" });
     this.#reasoning = el("details", { class: "reasoning", hidden: true }, el("summary", {}, "Reasoning"), el("div", {}));
+    this.#calls = el("ul", { class: "calls" });
     this.#passages = el("div", {});
     this.#problem = el("div", {});
     this.#actions = el("div", { class: "answer-actions" });
@@ -29,7 +31,7 @@ export class TurnView {
       "article",
       { class: "turn", "aria-label": `Turn ${number}` },
       el("div", { class: "question" }, el("h3", {}, "You"), el("p", {}, turn.question)),
-      el("div", { class: "answer" }, el("h3", {}, "Answer"), this.#reasoning, this.#text, this.#problem, this.#passages, this.#actions),
+      el("div", { class: "answer" }, el("h3", {}, "Answer"), this.#reasoning, this.#text, this.#calls, this.#problem, this.#passages, this.#actions),
       this.#trace.element,
     );
     this.showText();
@@ -38,9 +40,12 @@ export class TurnView {
 
   /** Draw the text that has arrived. */
   showText() {
-    const { text, reasoning, state } = this.#turn.answer;
+    const { text, reasoning, toolCalls, state } = this.#turn.answer;
     render(this.#text, text);
     this.#text.classList.toggle("running", state === "running");
+    this.#calls.replaceChildren(
+      ...toolCalls.map((call) => el("li", {}, "Calls ", el("code", {}, `${call.name}(${call.arguments})`))),
+    );
     if (reasoning) {
       this.#reasoning.hidden = false;
       this.#reasoning.lastElementChild.textContent = reasoning;
@@ -54,12 +59,12 @@ export class TurnView {
 
   /** Draw what is known only, or may be done only, when nothing more will come. */
   showEnd() {
-    const { state, text, error, citations } = this.#turn.answer;
+    const { state, text, toolCalls, error, citations } = this.#turn.answer;
     const over = state !== "running";
     this.element.setAttribute("aria-busy", String(!over));
     this.#passages.replaceChildren(passages(citations) ?? "");
     this.#problem.replaceChildren(over ? (this.#explanation(error) ?? "") : "");
-    if (over && !text && !error) {
+    if (over && !text && !error && !toolCalls.length) {
       this.#problem.replaceChildren(el("p", { class: "hint" }, state === "stopped" ? "Stopped before the first token." : "The answer has no text."));
     }
     this.#actions.replaceChildren();

@@ -178,6 +178,17 @@ def test_conversations_are_kept_and_answers_made_anew(visit: Visit) -> None:
     assert page.locator("#chats .chat").all_inner_texts() == ["Another chat"]
 
 
+def test_tool_calls_are_shown(visit: Visit) -> None:
+    city = {"city": {"const": "<b>Oslo</b>"}}
+    schema = {"type": "object", "properties": city, "required": ["city"], "additionalProperties": False}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": schema}}
+    visit.set(max_tokens="60", extra=json.dumps({"tools": [tool], "tool_choice": "required"}))
+    turn = visit.answer("How is the weather?")
+    name, _, arguments = turn.locator(".calls code").inner_text().rstrip(")").partition("(")
+    assert (name, json.loads(arguments)) == ("weather", {"city": "<b>Oslo</b>"})
+    assert turn.locator("[data-figure=finish] dd").inner_text() == "tool_calls"
+
+
 def test_errors_are_said_in_plain_words(visit: Visit) -> None:
     page = visit.page
     turn = visit.answer("word " * 3000)

@@ -7,8 +7,6 @@ from browser import Visit
 from playwright.sync_api import Browser, expect
 from server_process import ServerProcess
 
-from llama_native import Model
-
 #: Each of them would open a dialog or send a request if it were ever read as markup.
 MARKUP = (
     "<img src=x onerror=alert(1)>",
@@ -33,16 +31,15 @@ def test_markup_of_the_user_stays_text(visit: Visit) -> None:
     assert visit.page.locator("#transcript :is(img, script, svg[onload], a, iframe)").count() == 0
 
 
-def test_markup_of_the_model_stays_text(visit: Visit, vocab_model: Model) -> None:
-    # The model may use only the tokens of the markup; their order it takes from the question.
-    markup = MARKUP[0]
-    tokens = vocab_model.vocab.tokenize(markup).tolist()
-    allowed = {str(token): 100 for token in tokens}
-    extra = json.dumps({"logit_bias": allowed, "ignore_eos": True})
-    visit.set(temperature="0", max_tokens=str(3 * len(tokens)), extra=extra)
-    turn = visit.answer(f"Repeat this line exactly, nothing else: {markup}")
-    assert markup in turn.locator(".text").inner_text(), "the model did not say it"
-    assert turn.locator(".answer :is(img, script, iframe)").count() == 0
+def test_markup_of_the_model_stays_text(visit: Visit) -> None:
+    # A schema with one value makes the model say exactly that.
+    said = "```html\n" + "\n".join(MARKUP) + "\n```\n" + "\n".join(MARKUP)
+    form = {"type": "json_schema", "json_schema": {"name": "markup", "schema": {"const": said}}}
+    visit.set(max_tokens="400", extra=json.dumps({"response_format": form}))
+    turn = visit.answer("Go on.")
+    shown = turn.locator(".text").inner_text()
+    assert json.loads(shown) == said
+    assert turn.locator(".answer :is(img, script, svg, a, iframe)").count() == 0
 
 
 def test_markup_of_documents_stays_text(visit: Visit) -> None:

@@ -24,7 +24,7 @@ from engine.errors import EngineError, EngineStopped, GenerationFailed, InvalidR
 from engine.generation import LENGTH, STOP, End, Generation, GenerationGroup, Inbox, TokenLogprobs
 from engine.kv import KVCache
 from engine.pace import Pace
-from engine.plan import make_context, make_plan
+from engine.plan import make_context, make_plan, warm_up
 from engine.request import Request
 from engine.sampling import make_sampler
 from engine.scheduler import Run, Scheduler, Step
@@ -70,7 +70,7 @@ class Engine:
         )
         prefill_token = self.calibration.chosen.prefill_token if self.calibration else 0.0
         self._pace = Pace(plan.step_seconds, plan.largest_chunk, prefill_token)
-        self._warm_up()
+        warm_up(self._native, plan.context)
         self._scheduler = Scheduler(self._kv, self._pace, self._native.n_batch, plan.queue_timeout)
         self._batch = Batch(self._native.n_batch)
         self._masks = MaskTable(self._native.n_seq_max, model.vocab.n_tokens)
@@ -185,19 +185,6 @@ class Engine:
         """The consumer wants no more: its stop string was found (`complete`), or it cancelled."""
         self._left.append((generation, complete))
         self._wake.set()
-
-    def _warm_up(self) -> None:
-        """Run one step of each kind, so that the first request finds memory and threads in place."""
-        native, batch = self._native, Batch(self._native.n_batch)
-        size = min(32, self.plan.context - 2)
-        batch.extend(np.zeros(size, dtype=np.int32), 0, 0, output_last=True)
-        native.step(batch, (size - 1,), (None,))
-        for rows in {1, native.n_seq_max}:
-            batch.clear()
-            for sequence in range(rows):
-                batch.add(0, native.memory.pos_max(sequence) + 1, sequence, output=True)
-            native.step(batch, range(rows), [None] * rows)
-        native.memory.clear(data=False)
 
     # The engine thread
 

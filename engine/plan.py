@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from engine.errors import InvalidRequest
 from engine.settings import SMALLEST_CONTEXT, EngineSettings, Layout, Switch
 from llama_native import (
+    Batch,
     Context,
     ContextParams,
     DeviceType,
@@ -183,3 +186,20 @@ def free_memory() -> int:
         )
         free = min(free, limit - used)
     return max(free, 0)
+
+
+def warm_up(context: Context, size: int) -> None:
+    """Run one step of each kind, so that the first request finds memory and threads in place.
+
+    `size` is how many tokens a sequence may have.
+    """
+    batch = Batch(context.n_batch)
+    prompt = min(32, size - 2)
+    batch.extend(np.zeros(prompt, dtype=np.int32), 0, 0, output_last=True)
+    context.step(batch, (prompt - 1,), (None,))
+    for rows in {1, context.n_seq_max}:
+        batch.clear()
+        for sequence in range(rows):
+            batch.add(0, context.memory.pos_max(sequence) + 1, sequence, output=True)
+        context.step(batch, range(rows), [None] * rows)
+    context.memory.clear(data=False)

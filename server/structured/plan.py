@@ -90,16 +90,6 @@ def plan(
     )
 
 
-def constraint_of(constraints: Constraints, response_format: ResponseFormat) -> Constraint | None:
-    """Return the grammar of a `response_format`; None for plain text. Raises `ApiError`."""
-    rule = answer_rule(response_format)
-    return (
-        None
-        if rule is None
-        else _compile(constraints, grammar.answer(rule, constraints.special), _param(response_format))
-    )
-
-
 def answer_rule(response_format: ResponseFormat) -> str | None:
     """Return the right-hand side of a grammar's rule for a `response_format`; None for plain text."""
     match response_format.type:

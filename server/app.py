@@ -1,4 +1,4 @@
-"""The WSGI application: finds the route, runs its handler, turns every failure into OpenAI's error body.
+"""The WSGI application: finds the route, checks the API key, runs the handler; failures become OpenAI's error body.
 
 `application` is the object a WSGI server loads. It needs gunicorn's threads, its socket in the environ, and our
 worker class, which starts and closes it, so use our settings file:
@@ -19,9 +19,11 @@ from werkzeug.wrappers import Response
 
 from engine import clock
 from server import config
+from server.auth import Keys
+from server.cors import Cors
 from server.errors import ApiError, ClientGoneError, from_http, internal
 from server.exchange import Exchange
-from server.routes import url_map
+from server.routes import ROUTES, Route, url_map
 from server.service import Service
 
 if TYPE_CHECKING:
@@ -36,12 +38,17 @@ class Application:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._urls = url_map()
+        config = service.config
+        self._keys = Keys(config.api_keys or (), config.api_keys_file)
+        methods = sorted({route.method for route in ROUTES})
+        self._cors = Cors(config.cors_origins or (), ", ".join(methods))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
         exchange = Exchange(environ, self.service.metrics)
         response = self._respond(exchange)
         response.headers["X-Request-Id"] = exchange.request_id
+        self._cors.add(exchange.request, response.headers)
         if not response.is_streamed:
             begin = clock()
 
@@ -55,9 +62,16 @@ class Application:
     def _respond(self, exchange: Exchange) -> Response:
         request = exchange.request
         try:
+            preflight = self._cors.preflight(request)
+            if preflight is not None:
+                exchange.route, exchange.status = "preflight", preflight.status_code
+                return preflight
             rule, variables = self._urls.bind_to_environ(request.environ).match(return_rule=True)
-            exchange.route = rule.rule
-            response: Response = rule.endpoint(self.service, exchange, **variables)
+            route: Route = rule.endpoint
+            exchange.route = route.path
+            if not route.open:
+                self._keys.check(request.headers.get("Authorization", ""))
+            response: Response = route.handler(self.service, exchange, **variables)
             return response
         except ApiError as error:
             return exchange.error(error)

@@ -1,8 +1,9 @@
 """Keeps a server that cannot start from trying for ever.
 
-Before the first fork: a missing model file or a port that somebody else has ends the start with one line. After it: a
-worker process that dies before it has once been ready (libllama can abort on a bad file) ends the server instead of
-being replaced. Runs in gunicorn's master process; knows paths, ports and processes, nothing of the model.
+Before the first fork: a missing model file, a useless key file or a port that somebody else has ends the start with
+one line. After it: a worker process that dies before it has once been ready (libllama can abort on a bad file) ends
+the server instead of being replaced. Runs in gunicorn's master process; knows paths, ports and processes, nothing of
+the model.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker
 
 from server import config
-from server.config import Address
+from server.auth import Keys
+from server.config import Address, ConfigError
 
 #: One byte that master and workers share: 1 once any worker was ready.
 _ready = mmap.mmap(-1, 1)
@@ -38,6 +40,10 @@ def after_worker(arbiter: Arbiter, worker: Worker) -> None:
 def before_start(arbiter: Arbiter) -> None:
     """Gunicorn's `on_starting` hook; `arbiter` is its master process's object."""
     settings = config.current()
+    try:
+        Keys(settings.api_keys or (), settings.api_keys_file)
+    except ConfigError as error:
+        _fail(str(error), 2)
     path = settings.model_path
     if not path.is_file():
         reason = "is not a file" if path.exists() else "does not exist"
@@ -62,6 +68,6 @@ def _check_free(name: str, address: Address) -> None:
         _fail(f"{name}={str(address)!r} cannot be used: {error.strerror or error}; free it or set {name}")
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = 1) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(code)

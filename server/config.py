@@ -12,7 +12,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -47,6 +47,8 @@ class Variable:
     kind: Kind
     default: str
     meaning: str
+    secret: bool = False
+    """Its value is never shown."""
 
 
 def _integer(low: int, high: int | None = None, note: str = "") -> Kind:
@@ -114,6 +116,20 @@ def _parse_label(text: str) -> str:
     return text
 
 
+def _parse_keys(text: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in text.split(","))
+    if not all(re.fullmatch(r"[!-~]{1,512}", key) for key in keys):
+        raise ValueError
+    return keys
+
+
+def _parse_origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.strip() for origin in text.split(","))
+    if origins != ("*",) and not all(re.fullmatch(r"[a-z][a-z0-9+.-]*://[a-z0-9.\-\[\]:]+|null", o) for o in origins):
+        raise ValueError
+    return origins
+
+
 _CHOSEN = "0 = chosen"
 _QUANTIZED = ("q8_0", "q4_0")
 _LEVEL = _choice("debug", "info", "warning", "error")
@@ -122,6 +138,10 @@ _ADDRESS = Kind("address", "host:port, an IPv6 host in brackets, port 1 to 65535
 _FOLDER = Kind("path", "the path of a folder", Path)
 _PATH = Kind("path", "the path of a file", Path)
 _LABEL = Kind("text", "up to 128 printable characters", _parse_label)
+_KEYS = Kind("list", "printable ASCII without spaces, up to 512 characters each, separated by commas", _parse_keys)
+_ORIGINS = Kind(
+    "list", "* alone, or origins in lower case such as https://app.example:8443, separated by commas", _parse_origins
+)
 _TEMPLATE = Kind("text", "text that contains {context} and {query}", _parse_template)
 
 
@@ -129,6 +149,18 @@ _TEMPLATE = Kind("text", "text that contains {context} and {query}", _parse_temp
 class Config:
     """The server's configuration. Fields are the environment variables of the same name in capitals."""
 
+    api_keys: Annotated[
+        tuple[str, ...] | None,
+        Variable(_KEYS, "", "Requests need one of these as `Authorization: Bearer KEY`; unset: none.", secret=True),
+    ] = field(repr=False)
+    api_keys_file: Annotated[
+        Path | None,
+        Variable(_PATH, "", "A file of further keys, one a line, `#` for comments; read again when it changes."),
+    ]
+    cors_origins: Annotated[
+        tuple[str, ...] | None,
+        Variable(_ORIGINS, "", "Origins whose pages may use the API from a browser; unset: none."),
+    ]
     data_path: Annotated[
         Path,
         Variable(_FOLDER, "data", "Folder of documents to answer from. This version does not read it yet."),
@@ -256,7 +288,8 @@ def read(environ: Mapping[str, str]) -> Config:
         try:
             values[name.lower()] = variable.kind.parse(text) if text else None
         except ValueError:
-            raise ConfigError(f"{name}={text!r} is not valid; allowed: {variable.kind.allowed}") from None
+            shown = "..." if variable.secret else repr(text)
+            raise ConfigError(f"{name}={shown} is not valid; allowed: {variable.kind.allowed}") from None
     config = Config(**values)
     _check_together(config)
     return config
@@ -302,7 +335,8 @@ def _refuse_unknown(name: str, value: str) -> None:
         return
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
     if nearest and name.split("_")[0] == nearest[0].split("_")[0]:
-        raise ConfigError(f"{name}={value!r} is not a known variable; did you mean {nearest[0]}?")
+        shown = "..." if variables()[nearest[0]].secret else repr(value)
+        raise ConfigError(f"{name}={shown} is not a known variable; did you mean {nearest[0]}?")
     if name.startswith("MODEL_"):
         allowed = ", ".join(candidate for candidate in known if candidate.startswith("MODEL_"))
         raise ConfigError(f"{name}={value!r} is not a known variable; allowed: {allowed}")

@@ -21,11 +21,16 @@ from server.metrics import Metrics
 
 log = logging.getLogger("server.access")
 
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _encode = msgspec.json.Encoder().encode
 
 #: What is asked for every few seconds and would fill the log.
-_QUIET = frozenset({"/health", "/v1/engine"})
+_QUIET = frozenset({"/health", "/ready", "/v1/engine"})
+
+
+def make_request_id() -> str:
+    """Return a new id for a request that did not bring a usable one."""
+    return f"req_{uuid.uuid4().hex}"
 
 
 class Exchange:
@@ -36,7 +41,7 @@ class Exchange:
         self.request = Request(environ, populate_request=False)
         given = environ.get("HTTP_X_REQUEST_ID", "")
         #: The client's X-Request-Id if it is usable, else one of ours; sent back and logged.
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else make_request_id()
         #: The pattern of the route that answers; bounded, so it can be a metric label.
         self.route = "unmatched"
         self.status = 0

@@ -54,6 +54,8 @@ class Service:
         self.progress = 0.0
         #: True once loading failed; the process is about to end.
         self.failed = False
+        #: True from the signal to stop on, while answers under way finish. A signal handler sets it.
+        self.draining = False
         self._loaded: Loaded | None = None
         self._closing = threading.Event()
         self._closed = threading.Lock()
@@ -73,6 +75,23 @@ class Service:
         if self._loaded is None:
             return "loading model"
         return "ok" if self._loaded.engine.alive else "engine failed"
+
+    @property
+    def readiness(self) -> str:
+        """The word "ok" when a new request would be taken, else why not: `status`, "draining" or "full"."""
+        if self.status != "ok":
+            return self.status
+        if self.draining:
+            return "draining"
+        return "full" if self._full() else "ok"
+
+    def _full(self) -> bool:
+        """Whether a generation that is asked for now would be refused."""
+        if not self.slots.acquire(blocking=False):
+            return True
+        self.slots.release()
+        stats = self.loaded().engine.stats()
+        return stats.waiting >= self.config.queue_limit + stats.sequences - stats.running
 
     @property
     def engine_failed(self) -> bool:

@@ -8,6 +8,7 @@ ends.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import queue
@@ -19,17 +20,20 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[attr-defined]
 
 from server import config
 from server.connections import Connections, half_close
-from server.errors import ApiError
+from server.errors import ApiError, internal
+from server.exchange import make_request_id
 
 if TYPE_CHECKING:
     from gunicorn.http.message import Request
 
     from server.app import Application
+
+access_log = logging.getLogger("server.access")
 
 #: gunicorn's arbiter stops, rather than starting another worker, when one exits with this code.
 WORKER_BOOT_ERROR: Final = 3
@@ -143,6 +147,7 @@ class Worker(ThreadWorker):
         self._stop_within(0, sig, frame)
 
     def _stop_within(self, seconds: float, sig: int, frame: FrameType | None) -> None:
+        self.wsgi.service.draining = True
         self.cfg.set("graceful_timeout", math.ceil(seconds) + LAST_WORDS)
         self._stops.put(seconds)
         super().handle_exit(sig, frame)
@@ -159,21 +164,21 @@ class Worker(ThreadWorker):
                 return
 
     def handle_error(
-        self, req: Request | None, client: socket.socket, addr: str | int | tuple[str, int], exc: BaseException
+        self, _req: Request | None, client: socket.socket, _addr: str | int | tuple[str, int], exc: BaseException
     ) -> None:
-        """Answer a request that is not proper HTTP, which therefore never reached the application."""
-        if not isinstance(exc, ParseException):
-            super().handle_error(req, client, addr, exc)
-            return
-        status, reason = 400, "Bad Request"
-        if isinstance(exc, LimitRequestLine):
-            status, reason = 414, "URI Too Long"
-        elif isinstance(exc, LimitRequestHeaders):
-            status, reason = 431, "Request Header Fields Too Large"
-        body = msgspec.json.encode(ApiError(status, f"Malformed HTTP request: {exc}", code="malformed_http").body)
+        """Answer a request that is not proper HTTP, or that failed below the application, in its place."""
+        request_id = make_request_id()
+        status, reason = _verdict(exc)
+        if status < 500:
+            access_log.info("malformed HTTP, answered %d: %s id=%s", status, type(exc).__name__, request_id)
+            error = ApiError(status, f"Malformed HTTP request: {exc}", code="malformed_http")
+        else:
+            access_log.error("a request failed below the application, id=%s", request_id, exc_info=exc)
+            error = internal(request_id)
+        body = msgspec.json.encode(error.body)
         head = (
             f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"Content-Length: {len(body)}\r\nX-Request-Id: {request_id}\r\n\r\n"
         )
         try:
             client.sendall(head.encode("ascii") + body)
@@ -183,3 +188,17 @@ class Worker(ThreadWorker):
     def _stop(self) -> None:
         """End this worker as SIGTERM does; callable from any thread."""
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _verdict(exc: BaseException) -> tuple[int, str]:
+    """Return the status and its reason phrase for what failed below the application."""
+    match exc:
+        case LimitRequestLine():
+            return 414, "URI Too Long"
+        case ExpectationFailed():
+            return 417, "Expectation Failed"
+        case LimitRequestHeaders():
+            return 431, "Request Header Fields Too Large"
+        case ParseException():
+            return 400, "Bad Request"
+    return 500, "Internal Server Error"

@@ -1,7 +1,7 @@
 """The table of routes: one module per resource, one line per route.
 
 A handler takes the service, the exchange and the URL's variables, and returns a Werkzeug response or raises
-`ApiError`. docs/API.md is checked against this table.
+`ApiError`. docs/API.md and GET /openapi.json are made from, or checked against, this table.
 """
 
 from __future__ import annotations
@@ -9,34 +9,53 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response
 
-from server.routes import chat, engine, health, models, page
+from server.routes import chat, engine, health, models, openapi, page
+from server.schema.answer import ChatCompletion
+from server.schema.chat import ChatRequest
+from server.schema.engine import EngineBody
 
 Handler = Callable[..., Response]
 
 
 class Route(NamedTuple):
-    """A method and path, and what answers there: `handler(service, exchange, **variables)`."""
+    """A method and path, and what answers there: `handler(service, exchange, **variables)`.
+
+    The first line of the handler's docstring is the route's summary in /openapi.json.
+    """
 
     method: str
     path: str
     handler: Handler
+    body: type[msgspec.Struct] | None = None
+    """What the request's JSON body is decoded into."""
+    answer: type[msgspec.Struct] | None = None
+    """What a JSON answer holds."""
+    stream: bool = False
+    """The answer can be a stream of events instead."""
+    media: str = "application/json"
+    """The content type of a whole answer."""
+    open: bool = False
+    """Answers without an API key even where keys are required."""
 
 
 ROUTES = (
-    Route("POST", "/v1/chat/completions", chat.create),
-    Route("GET", "/v1/models", models.index),
-    Route("GET", "/v1/models/<path:model>", models.show),
-    Route("GET", "/v1/engine", engine.show),
-    Route("GET", "/health", health.show),
-    Route("GET", "/", page.index),
-    Route("GET", "/page/<name>", page.show),
+    Route("POST", "/v1/chat/completions", chat.create, ChatRequest, ChatCompletion, stream=True),
+    Route("GET", "/v1/models", models.index, answer=models.ModelList),
+    Route("GET", "/v1/models/<path:model>", models.show, answer=models.ModelBody),
+    Route("GET", "/v1/engine", engine.show, answer=EngineBody),
+    Route("GET", "/health", health.show, answer=health.HealthBody, open=True),
+    Route("GET", "/ready", health.ready, answer=health.HealthBody, open=True),
+    Route("GET", "/openapi.json", openapi.show, open=True),
+    Route("GET", "/", page.index, media="text/html", open=True),
+    Route("GET", "/page/<name>", page.show, media="*/*", open=True),
 )
 
 
 def url_map() -> Map:
     """Return Werkzeug's matcher for the table."""
-    rules = [Rule(route.path, methods=[route.method], endpoint=route.handler) for route in ROUTES]
+    rules = [Rule(route.path, methods=[route.method], endpoint=route) for route in ROUTES]
     return Map(rules, strict_slashes=False, merge_slashes=False)

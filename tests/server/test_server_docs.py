@@ -11,12 +11,12 @@ from llama_native import Model
 from server import config
 from server.metrics import Metrics
 from server.routes import ROUTES
-from server.schema.chat import ChatRequest
 
 
-def rows(name: str, heading: str) -> list[list[str]]:
-    """The cells of the table in docs/`name` whose header begins with `heading`."""
+def rows(name: str, heading: str, section: str = "") -> list[list[str]]:
+    """The cells of the table in docs/`name` whose header begins with `heading`, the first after the line `section`."""
     lines = (ROOT / "docs" / name).read_text().split("\n")
+    lines = lines[lines.index(section) :] if section else lines
     start = next(index for index, line in enumerate(lines) if line.startswith(f"| {heading} |"))
     table = []
     for line in lines[start + 2 :]:
@@ -72,8 +72,11 @@ def test_routes() -> None:
 
 
 def test_parameters() -> None:
-    documented = {name for field, _, _ in rows("API.md", "field") for name in re.findall(r"`(\w+)`", field)}
-    assert documented == set(ChatRequest.__struct_fields__)
+    for route in ROUTES:
+        if route.body is not None:
+            fields = rows("API.md", "field", f"## {route.method} {route.path}")
+            documented = [name for field, _, _ in fields for name in re.findall(r"`(\w+)`", field)]
+            assert sorted(documented) == sorted(route.body.__struct_fields__), route.path
 
 
 def test_error_codes() -> None:

@@ -38,6 +38,8 @@ class Answer:
         self.vocab = loaded.vocab
         self.requests = requests
         self.choices = choices
+        #: How long a stream may be silent, in seconds; None for ever.
+        self.ping_seconds = service.config.sse_ping_seconds or None
         self._service = service
         self._seen = [0] * len(requests)
         self._unfinished = len(requests)

@@ -266,6 +266,10 @@ class Config:
         float,
         Variable(_seconds(note="0 = no limit"), "0", "Longest time one answer may take, waiting included; then 504."),
     ]
+    sse_ping_seconds: Annotated[
+        float,
+        Variable(_seconds(note="0 = never"), "10", "A stream that is silent for this long gets a comment line."),
+    ]
 
 
 @functools.cache

@@ -25,8 +25,7 @@ log = logging.getLogger("server.reply")
 HEADERS: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 
-#: A stream without anything to send gets a comment this often, in seconds, from before its first token on.
-PING_SECONDS: Final = 10.0
+#: What a stream gets while there is nothing to send, from before its first token on: a comment.
 PING: Final = b": ping\n\n"
 
 
@@ -57,7 +56,7 @@ def send(answer: Answer, reply: Reply, *, stream: bool) -> Response:
                 reply.take(*taken)
             answer.close()
             return answer.exchange.json(reply.body())
-        first = answer.next(PING_SECONDS)
+        first = answer.next(answer.ping_seconds)
     except BaseException:
         answer.close()
         raise
@@ -89,7 +88,7 @@ def _stream(answer: Answer, reply: Reply, taken: tuple[int, Piece] | None) -> It
             yield from written((PING,) if taken is None else reply.events(*taken))
             if answer.over:
                 return
-            taken = answer.next(PING_SECONDS)
+            taken = answer.next(answer.ping_seconds)
     except ClientGoneError:
         return
     except ApiError as error:

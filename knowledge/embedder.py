@@ -104,6 +104,11 @@ class Embedder:
             self._model.close()
 
     @property
+    def model(self) -> Model:
+        """The model itself, for what is known of it. It belongs to the embedder."""
+        return self._model
+
+    @property
     def name(self) -> str:
         """The model's name in its file, or the file's name."""
         return self._name

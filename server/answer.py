@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from engine import EngineError, EngineStopped, Piece, Request
-from server.errors import CLIENT_CLOSED_REQUEST, ClientGoneError, unavailable
+from server.errors import CLIENT_CLOSED_REQUEST, ClientGoneError
 from server.exchange import Exchange
 from server.refusals import from_engine
 from server.service import Loaded, Service
@@ -45,9 +45,7 @@ class Answer:
         self._unfinished = len(requests)
         self._gone = False
         self._closed = False
-        if not service.slots.acquire(blocking=False):
-            limit = service.config.http_workers
-            raise unavailable(f"The server is at its limit: {limit} answers are under way.", "too_many_requests", 1)
+        service.take_slot()
         sock: socket.socket = exchange.request.environ["gunicorn.socket"]
         try:
             self._group = loaded.engine.submit_all(requests)

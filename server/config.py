@@ -167,7 +167,7 @@ class Config:
     ]
     embedding_model: Annotated[
         Path,
-        Variable(_PATH, "model/embed.gguf", "The embedding model for them. This version does not load it yet."),
+        Variable(_PATH, "model/embed.gguf", "The embedding model, a GGUF file; without it there are no embeddings."),
     ]
     graceful_timeout: Annotated[
         float,

@@ -53,16 +53,14 @@ class PromptBuilder:
         for text that is longer than any prompt can be.
         """
         with timings.phase("template"):
-            texts = [message.text(f"messages[{index}]") for index, message in enumerate(messages)]
-            if self._prompt_template is None:
-                text = self._render(messages, texts, variables, tools)
-            elif tools:
-                raise invalid("tools", "this server's MODEL_PROMPT_TEMPLATE has no place for tools")
-            else:
-                text = self._fill(messages, texts)
+            text = self._text(messages, variables, tools)
         with timings.phase("tokenize"):
             self._check_length(text)
             return self.tokenize(text)
+
+    def text(self, messages: list[Message], variables: dict[str, Any] | None) -> str:
+        """Return the text of that prompt, without BOS unless the template writes it. Raises `ApiError` as `chat`."""
+        return self._text(messages, variables, None).replace(_CUT, "")
 
     @property
     def tool_format(self) -> ToolFormat:
@@ -76,6 +74,16 @@ class PromptBuilder:
         if self._vocab.add_bos and bos is not None and not (parts and parts[0].size and parts[0][0] == bos):
             parts.insert(0, np.array([bos], dtype=np.int32))
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
+
+    def _text(
+        self, messages: list[Message], variables: dict[str, Any] | None, tools: list[dict[str, Any]] | None
+    ) -> str:
+        texts = [message.text(f"messages[{index}]") for index, message in enumerate(messages)]
+        if self._prompt_template is None:
+            return self._render(messages, texts, variables, tools)
+        if tools:
+            raise invalid("tools", "this server's MODEL_PROMPT_TEMPLATE has no place for tools")
+        return self._fill(messages, texts)
 
     def _render(
         self,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine import Engine, EngineError, EngineSettings, Layout, Switch
+from knowledge.embedder import Embedder, EmbeddingModelError
 from llama_native import LlamaError, Model, ModelParams, UnsupportedModel, Vocab
 from server import boot
 from server.config import Config, variables
@@ -32,8 +33,10 @@ class Loaded:
     model: Model
     engine: Engine
     prompts: PromptBuilder
+    embedder: Embedder | None
+    """The embedding model; None if EMBEDDING_MODEL does not exist."""
     created: int
-    """When it was loaded, in seconds since the epoch."""
+    """When the model was loaded, in seconds since the epoch."""
 
     @property
     def vocab(self) -> Vocab:
@@ -48,7 +51,7 @@ class Service:
         self.config = config
         self.metrics = Metrics(config.instance_label)
         self.watcher = DisconnectWatcher()
-        #: One permit for each generation that may be in flight.
+        #: One permit for each generation, or batch of embeddings, that may be in flight.
         self.slots = threading.BoundedSemaphore(config.http_workers)
         #: Share of the model that is loaded, 0 to 1.
         self.progress = 0.0
@@ -66,6 +69,12 @@ class Service:
         """The names under which the model may be asked for; the first is the one it answers with."""
         path = self.config.model_path
         return (self.config.model_alias, path.name, path.stem)
+
+    @property
+    def embedding_names(self) -> tuple[str, ...]:
+        """The same of the embedding model."""
+        path = self.config.embedding_model
+        return (path.stem, path.name)
 
     @property
     def status(self) -> str:
@@ -97,6 +106,12 @@ class Service:
     def engine_failed(self) -> bool:
         """The engine has ended although nobody asked for it."""
         return self.status == "engine failed"
+
+    def take_slot(self) -> None:
+        """Take one of `slots`, which must be released; raises `ApiError` (503) if none is free."""
+        if not self.slots.acquire(blocking=False):
+            limit = self.config.http_workers
+            raise unavailable(f"The server is at its limit: {limit} answers are under way.", "too_many_requests", 1)
 
     def loaded(self) -> Loaded:
         """Return the loaded parts; raises `ApiError` (503) while there are none."""
@@ -130,6 +145,8 @@ class Service:
             if self._loaded is not None:
                 self._loaded.engine.close()
                 self._loaded.model.close()
+                if self._loaded.embedder is not None:
+                    self._loaded.embedder.close()
 
     def _run_loader(self, on_failure: Callable[[], None]) -> None:
         try:
@@ -137,8 +154,11 @@ class Service:
         except Exception as error:
             if self._closing.is_set():
                 return
-            expected = isinstance(error, (LlamaError, EngineError, TemplateError))
-            log.error("cannot load MODEL_PATH=%s: %s", self.config.model_path, error, exc_info=not expected)
+            expected = isinstance(error, (LlamaError, EngineError, TemplateError, EmbeddingModelError))
+            what = f"MODEL_PATH={self.config.model_path}"
+            if isinstance(error, EmbeddingModelError):
+                what = f"EMBEDDING_MODEL={self.config.embedding_model}"
+            log.error("cannot load %s: %s", what, error, exc_info=not expected)
             self.failed = True
             on_failure()
             return
@@ -153,10 +173,19 @@ class Service:
 
     def _load(self) -> Loaded:
         config = self.config
+        if str(config.data_path) != variables()["DATA_PATH"].default:
+            log.warning("DATA_PATH is set, but this version answers without documents")
+        embedder = _load_embedder(config)
+        try:
+            return self._load_model(embedder)
+        except BaseException:
+            if embedder is not None:
+                embedder.close()
+            raise
+
+    def _load_model(self, embedder: Embedder | None) -> Loaded:
+        config = self.config
         begin = time.perf_counter()
-        for name in ("DATA_PATH", "EMBEDDING_MODEL"):
-            if str(getattr(config, name.lower())) != variables()[name].default:
-                log.warning("%s is set, but this version answers without documents", name)
         log.info("loading %s", config.model_path)
         model = Model(
             config.model_path,
@@ -188,11 +217,27 @@ class Service:
             "one pool" if plan.unified else "streams",
             "on" if plan.flash_attention else "off",
         )
-        return Loaded(model, engine, prompts, int(time.time()))
+        return Loaded(model, engine, prompts, embedder, int(time.time()))
 
     def _on_progress(self, share: float) -> bool:
         self.progress = share
         return not self._closing.is_set()
+
+
+def _load_embedder(config: Config) -> Embedder | None:
+    """Load EMBEDDING_MODEL if there is such a file. Raises `EmbeddingModelError` if it cannot be used."""
+    path = config.embedding_model
+    if not path.exists():
+        log.info("no embeddings: EMBEDDING_MODEL=%s does not exist", path)
+        return None
+    try:
+        embedder = Embedder(
+            path, threads=config.model_threads, gpu_layers=config.model_gpu_layers, main_gpu=config.main_gpu
+        )
+    except LlamaError as error:
+        raise EmbeddingModelError(str(error)) from error
+    log.info("embeddings by %s: %d dimensions, up to %d tokens", path, embedder.dimensions, embedder.max_tokens)
+    return embedder
 
 
 def engine_settings(config: Config) -> EngineSettings:

@@ -13,10 +13,19 @@ import msgspec
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response
 
-from server.routes import chat, engine, health, models, openapi, page
+from server.routes import chat, embeddings, engine, health, models, openapi, page, tokens
 from server.schema.answer import ChatCompletion
 from server.schema.chat import ChatRequest
+from server.schema.embeddings import EmbeddingsBody, EmbeddingsRequest
 from server.schema.engine import EngineBody
+from server.schema.tokens import (
+    ApplyTemplateBody,
+    ApplyTemplateRequest,
+    DetokenizeBody,
+    DetokenizeRequest,
+    TokenizeBody,
+    TokenizeRequest,
+)
 
 Handler = Callable[..., Response]
 
@@ -44,9 +53,13 @@ class Route(NamedTuple):
 
 ROUTES = (
     Route("POST", "/v1/chat/completions", chat.create, ChatRequest, ChatCompletion, stream=True),
+    Route("POST", "/v1/embeddings", embeddings.create, EmbeddingsRequest, EmbeddingsBody),
     Route("GET", "/v1/models", models.index, answer=models.ModelList),
     Route("GET", "/v1/models/<path:model>", models.show, answer=models.ModelBody),
     Route("GET", "/v1/engine", engine.show, answer=EngineBody),
+    Route("POST", "/tokenize", tokens.tokenize, TokenizeRequest, TokenizeBody),
+    Route("POST", "/detokenize", tokens.detokenize, DetokenizeRequest, DetokenizeBody),
+    Route("POST", "/apply-template", tokens.apply_template, ApplyTemplateRequest, ApplyTemplateBody),
     Route("GET", "/health", health.show, answer=health.HealthBody, open=True),
     Route("GET", "/ready", health.ready, answer=health.HealthBody, open=True),
     Route("GET", "/openapi.json", openapi.show, open=True),

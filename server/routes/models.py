@@ -1,10 +1,12 @@
-"""GET /v1/models and /v1/models/{id}: the one model that is served, and the check that a request names it."""
+"""GET /v1/models and /v1/models/{id}: the models that are served, and the check that a request names the right one."""
 
 from __future__ import annotations
 
 import msgspec
 from werkzeug.wrappers import Response
 
+from knowledge.embedder import Embedder
+from llama_native import Model
 from server.errors import ApiError
 from server.exchange import Exchange
 from server.service import Loaded, Service
@@ -41,36 +43,61 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def index(service: Service, exchange: Exchange) -> Response:
-    """List the model."""
-    return exchange.json(ModelList(data=[_body(service, service.loaded())]))
+    """List the chat model and, if there is one, the embedding model."""
+    loaded = service.loaded()
+    models = [_chat_model(service, loaded)]
+    if loaded.embedder is not None:
+        models.append(_embedding_model(service, loaded, loaded.embedder))
+    return exchange.json(ModelList(data=models))
 
 
 def show(service: Service, exchange: Exchange, model: str) -> Response:
-    """Describe the model `model`; 404 if it is another one."""
+    """Describe one model, by its id or its file's name."""
+    loaded = service.loaded()
+    embedder = loaded.embedder
+    if embedder is not None and model in service.embedding_names and model not in service.model_names:
+        return exchange.json(_embedding_model(service, loaded, embedder))
     require(service, model)
-    return exchange.json(_body(service, service.loaded()))
+    return exchange.json(_chat_model(service, loaded))
 
 
 def require(service: Service, name: str | None) -> None:
-    """Raise a 404 unless `name` is a name of the served model, or absent: one process serves one model."""
-    if name is not None and name not in service.model_names:
+    """Raise a 404 unless `name` is a name of the chat model, or absent: one process serves one."""
+    _require(name, service.model_names)
+
+
+def require_embedding(service: Service, name: str | None) -> None:
+    """Raise a 404 unless `name` is a name of the embedding model, or absent."""
+    _require(name, service.embedding_names)
+
+
+def _require(name: str | None, names: tuple[str, ...]) -> None:
+    if name is not None and name not in names:
         raise ApiError(
             404,
-            f"The model {name[:200]!r} does not exist; this server has {service.model_names[0]!r}.",
+            f"The model {name[:200]!r} does not exist here; this server has {names[0]!r}.",
             param="model",
             code="model_not_found",
         )
 
 
-def _body(service: Service, loaded: Loaded) -> ModelBody:
-    model = loaded.model
-    meta = ModelMeta(
+def _chat_model(service: Service, loaded: Loaded) -> ModelBody:
+    meta = _meta(loaded.model, loaded.engine.context_size)
+    return ModelBody(id=service.model_names[0], created=loaded.created, meta=meta)
+
+
+def _embedding_model(service: Service, loaded: Loaded, embedder: Embedder) -> ModelBody:
+    meta = _meta(embedder.model, embedder.max_tokens)
+    return ModelBody(id=service.embedding_names[0], created=loaded.created, meta=meta)
+
+
+def _meta(model: Model, context: int) -> ModelMeta:
+    return ModelMeta(
         description=model.description,
         n_params=model.n_params,
         size=model.size,
         n_vocab=model.vocab.n_tokens,
         n_embd=model.n_embd,
         n_ctx_train=model.n_ctx_train,
-        n_ctx=loaded.engine.context_size,
+        n_ctx=context,
     )
-    return ModelBody(id=service.model_names[0], created=loaded.created, meta=meta)

@@ -7,6 +7,15 @@ from typing import Any
 
 import pytest
 from server_process import PATIENCE, ServerProcess, user
+from werkzeug.routing import Map, Rule
+from werkzeug.test import Client
+from werkzeug.wrappers import Response
+
+from server import config
+from server.app import Application
+from server.exchange import Exchange
+from server.routes import Route
+from server.service import Service
 
 
 @pytest.mark.parametrize(
@@ -208,7 +217,16 @@ def test_more_requests_than_the_queue_takes(server: ServerProcess) -> None:
 
 
 def test_malformed_http_gets_the_same_kind_of_body(server: ServerProcess) -> None:
-    for request, status in ((b"NONSENSE\r\n\r\n", 400), (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414)):
+    start = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+    for request, status in (
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+        (start + b"Expect: a miracle\r\n\r\n", 417),
+        (start + b"A: " + b"a" * 20000 + b"\r\n\r\n", 431),
+        (start + b"A: a\r\n" * 101 + b"\r\n", 431),
+        (start + b"Content-Length: x\r\n\r\n", 400),
+        (start + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    ):
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as sock:
             sock.sendall(request)
             data = b""
@@ -217,6 +235,20 @@ def test_malformed_http_gets_the_same_kind_of_body(server: ServerProcess) -> Non
         head, _, body = data.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d " % status)
         assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
+def test_a_failure_of_ours_shows_no_internals() -> None:
+    def fail(_service: Service, _exchange: Exchange) -> Response:
+        raise RuntimeError("a secret")
+
+    application = Application(Service(config.read({})))
+    application._urls = Map([Rule("/broken", endpoint=Route("GET", "/broken", fail))])
+    response = Client(application).get("/broken", headers={"X-Request-Id": "mine-3"})
+    assert response.status_code == 500
+    assert b"secret" not in response.data and b"RuntimeError" not in response.data
+    error = json.loads(response.data)["error"]
+    assert (error["type"], error["param"], error["code"]) == ("server_error", None, None)
+    assert "mine-3" in error["message"]
 
 
 def test_request_ids_go_in_and_out(server: ServerProcess) -> None:

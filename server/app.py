@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from engine import clock
+from llama_native import ClosedError
 from server import config
 from server.auth import Keys
 from server.cors import Cors
@@ -79,6 +80,8 @@ class Application:
             return exchange.error(from_http(error, request.path, request.method))
         except ClientGoneError:
             return exchange.gone()
+        except ClosedError:  # a model was freed under a request that a stop of the server overtakes
+            return exchange.error(self.service.stopped())
         except Exception:
             log.exception("request %s failed", exchange.request_id)
             return exchange.error(internal(exchange.request_id))

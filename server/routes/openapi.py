@@ -29,6 +29,7 @@ _ERRORS: Final = {
     "400": "The request is not valid; `param` names the parameter.",
     "401": "No API key, or none of the server's.",
     "404": "What the request names does not exist.",
+    "405": "The path does not answer this method; Allow lists those that it does.",
     "408": "The request's body did not arrive in time.",
     "413": "The request's body is too large.",
     "415": "The request's body is not JSON.",
@@ -93,7 +94,7 @@ def _operation(route: Route, references: dict[type[msgspec.Struct], Any], keys_r
     statuses += ["404"] if variables or route.body else []
     statuses += ["400", "408", "413", "415", "504"] if route.body else []
     responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
-    for status in sorted([*statuses, "500", "503"]):
+    for status in sorted([*statuses, "405", "500", "503"]):
         responses[status] = {"$ref": f"#/components/responses/{status}"}
     if route.answer is HealthBody:
         responses["503"] = {"description": "Why not.", "content": content}
@@ -105,7 +106,8 @@ def _operation(route: Route, references: dict[type[msgspec.Struct], Any], keys_r
     }
     if variables:
         operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in variables
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            for name in variables
         ]
     if route.body:
         schema = {"application/json": {"schema": references[route.body]}}

@@ -7,7 +7,7 @@ import openai
 import pytest
 from server_process import ServerProcess, user
 
-LONG = "A screw turns slowly in the wood. " * 220
+LONG = "A screw turns slowly in the wood. " * 100
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server that pings often, with steps long enough for that, and two sequences."""
     variables = {"MODEL_STEP_MS": "500", "SSE_PING_SECONDS": "0.1", "QUEUE_TIMEOUT": "0.5"}
     log = tmp_path_factory.mktemp("pings") / "log"
-    with ServerProcess(log, MODEL_PARALLEL="2", MODEL_CONTEXT="2048", **variables) as process:
+    with ServerProcess(log, MODEL_PARALLEL="2", MODEL_CONTEXT="1024", **variables) as process:
         process.wait_ready()
         yield process
 
@@ -58,7 +58,7 @@ def test_a_gap_between_tokens_is_bridged_too(server: ServerProcess) -> None:
 def test_an_error_behind_a_comment_is_an_event_and_one_before_any_byte_a_status(server: ServerProcess) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(2):
-            busy = stack.enter_context(server.open_chat("Count.", stream=True, max_tokens=1800, ignore_eos=True))
+            busy = stack.enter_context(server.open_chat("Count.", stream=True, max_tokens=900, ignore_eos=True))
             assert busy.recv(1)
         streamed = server.chat("hi", stream=True)
         whole = server.chat("hi")

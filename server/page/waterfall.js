@@ -69,7 +69,7 @@ export function draw(rows, end, total) {
   const percent = (seconds) => `${(100 * seconds) / end}%`;
   const body = rows.map((row) => {
     const bar = el("div", { class: `bar ${row.spread === null ? "" : "sum"}`, "data-phase": row.name });
-    bar.style.left = percent(row.start);
+    bar.style.left = `min(${percent(row.start)}, 100% - 2px)`; // the narrowest bar stays visible at the end
     bar.style.width = percent(row.seconds);
     let span = null;
     if (row.spread !== null) {

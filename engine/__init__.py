@@ -21,15 +21,17 @@ from engine.plan import Plan, make_plan
 from engine.request import MAX_LOGPROBS, Request, SamplingParams
 from engine.settings import EngineSettings, Layout, Switch
 from engine.stats import Counters, EngineStats, Tally
-from engine.timings import PHASES, Timings, clock
+from engine.timings import PHASES, WRITE, Course, Timings, clock
 
 __all__ = [
     "MAX_LOGPROBS",
     "PHASES",
+    "WRITE",
     "Constraint",
     "ConstraintFailed",
     "Constraints",
     "Counters",
+    "Course",
     "DeadlineExceeded",
     "Engine",
     "EngineError",

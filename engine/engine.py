@@ -165,6 +165,7 @@ class Engine:
             sequences_cached=sum(1 for s in self._kv.sequences if not s.busy and s.length),
             kv_cells=self._kv.cells.total,
             kv_cells_used=self._kv.cells.used,
+            kv_cells_busy=min(self._kv.cells.used, sum(s.length for s in self._kv.sequences if s.busy)),
             evictions=self._kv.evictions,
             counters=self._counters,
         )
@@ -229,10 +230,9 @@ class Engine:
             room = self._kv.context - generation.prompt_tokens
             most = min(request.max_tokens, room)
             constraint = None if request.constraint is None else request.constraint.start()
-            run = Run(generation, sequence, self._samplers[generation], most, constraint, last_token_at=now)
-            self._scheduler.running.append(run)
+            generation.course.admitted = now
+            self._scheduler.running.append(Run(generation, sequence, self._samplers[generation], most, constraint))
             self._counters.cached_tokens += generation.cached_tokens
-            generation.timings.add("queue", now - generation.submitted)
 
     def _step(self, step: Step) -> None:
         begin = clock()
@@ -300,15 +300,12 @@ class Engine:
 
     def _hand_out(self, run: Run, row: int, token: int, now: float, sampling_seconds: float) -> None:
         """Give a run its new token, and end it where that was the last."""
-        generation, timings, constraint = run.generation, run.generation.timings, run.constraint
-        seconds = now - run.last_token_at
-        timings.add("prefill" if run.prefilling else "decode", seconds - sampling_seconds)
-        timings.add("sampling", sampling_seconds)
-        run.last_token_at = now
+        generation, course, constraint = run.generation, run.generation.course, run.constraint
         if token in self.model.vocab.eog_tokens and (constraint is not None or not generation.request.ignore_eos):
-            self._finish(run, STOP)
+            course.sampled(sampling_seconds)
+            self._finish(run, STOP, now)
             return
-        timings.token_seconds.append(seconds)
+        course.token(now, sampling_seconds)
         run.token = token
         run.made += 1
         self._counters.generated_tokens += 1
@@ -321,15 +318,16 @@ class Engine:
         if constraint is not None:
             constraint.accept(token)
             if constraint.complete:
-                self._finish(run, STOP)
+                self._finish(run, STOP, now)
                 return
         if run.made >= run.max_tokens:
-            self._finish(run, LENGTH)
+            self._finish(run, LENGTH, now)
 
-    def _finish(self, run: Run, finish_reason: str) -> None:
+    def _finish(self, run: Run, finish_reason: str, now: float) -> None:
         self._kv.release(run.sequence)
         self._retire(run)
         self._counters.finished += 1
+        run.generation.course.end(now)
         run.generation.put(End(finish_reason))
 
     def _retire(self, run: Run) -> None:
@@ -353,6 +351,7 @@ class Engine:
             run = next(run for run in self._scheduler.running if run.generation is generation)
             self._kv.release(run.sequence)
             self._retire(run)
+        generation.course.end(clock())
         generation.put(End(error=error))
         return True
 
@@ -369,6 +368,7 @@ class Engine:
         self._kv.discard(run.sequence)
         self._retire(run)
         self._counters.failed += 1
+        run.generation.course.end(clock())
         run.generation.put(End(error=error))
 
     def _end_all(self) -> None:
@@ -381,5 +381,6 @@ class Engine:
         for generation in list(self._samplers):
             error = EngineStopped(reason)
             error.__cause__ = self.failure
+            generation.course.end(clock())
             generation.put(End(error=error))
             self._forget(generation)

@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from engine.request import Request
 from engine.stops import StopMatcher
-from engine.timings import clock
+from engine.timings import DETOKENIZE, HANDOFF, clock
 from llama_native import Utf8Decoder, Vocab
 
 STOP: Final = "stop"
@@ -69,13 +69,14 @@ class Generation:
     ) -> None:
         self.request = request
         self.timings = request.timings
+        #: What the engine thread notes of its work for this generation.
+        self.course = request.timings.submit()
         #: Tokens of the prompt, those of them found in the KV cache, and tokens of the answer handed out so far.
         self.prompt_tokens = int(request.prompt.size)
         self.cached_tokens = 0
         self.completion_tokens = 0
         #: Why the generation ended; None while it runs or when it failed.
         self.finish_reason: str | None = None
-        self.submitted = clock()
         self._vocab = vocab
         self._on_leave = on_leave
         self._inbox: Inbox = queue.SimpleQueue() if inbox is None else inbox
@@ -111,7 +112,13 @@ class Generation:
         """Stop computing for this request. Harmless when it is over; nothing more is yielded after it."""
         if not self._over:
             self._over = True
+            self.course.end(clock())
             self._on_leave(self, False)
+
+    @property
+    def submitted(self) -> float:
+        """When it was queued, as a time of `clock`."""
+        return self.course.submitted
 
     @property
     def over(self) -> bool:
@@ -124,11 +131,9 @@ class Generation:
 
     def take(self, item: Item) -> Piece | None:
         """Turn an item from the inbox into the piece it completes, if it does (the consumer's side)."""
-        begin = clock()
-        try:
+        self.timings.lap(HANDOFF)
+        with self.timings.phase(DETOKENIZE):
             return self._take(item)
-        finally:
-            self.timings.add("detokenize", clock() - begin)
 
     def _take(self, item: Item) -> Piece | None:
         if self._over:  # cancelled by another thread while this one waited
@@ -149,6 +154,7 @@ class Generation:
         text = self._stops.feed(self._utf8.feed(self._vocab.token_bytes(token, token in self.request.visible)))
         if self._stops.matched:
             self._over = True
+            self.course.end_at_token(self.completion_tokens)
             self._on_leave(self, True)
             return self._piece(text, STOP)
         return self._piece(text, None) if text else None

@@ -39,7 +39,6 @@ class Run:
     """The newest token: chosen, but not yet in the KV cache; -1 while the prompt is being prefilled."""
     made: int = 0
     """Answer tokens chosen so far."""
-    last_token_at: float = 0.0
 
     @property
     def prefilling(self) -> bool:

@@ -53,7 +53,7 @@ class Counters:
     cached_tokens: int = 0
     """Prompt tokens found in the KV cache instead."""
     generated_tokens: int = 0
-    """Tokens of answers."""
+    """Answer tokens made, those included that nobody took."""
     finished: int = 0
     """Requests that ended with a finish_reason."""
     cancelled: int = 0
@@ -82,5 +82,7 @@ class EngineStats:
     """Idle sequences that hold a reusable prefix."""
     kv_cells: int
     kv_cells_used: int
+    kv_cells_busy: int
+    """Of those, held by running requests."""
     evictions: int
     counters: Counters

@@ -99,8 +99,6 @@ class Answer:
             if piece.finish_reason:
                 exchange.finish_reason = piece.finish_reason
                 self._unfinished -= 1
-                if self.over:
-                    self._merge_timings(index)
         if self._gone:
             raise ClientGoneError
         return taken
@@ -118,25 +116,14 @@ class Answer:
         self._service.slots.release()
         exchange.cached_tokens = self.cached_tokens
         exchange.completion_tokens = self.completion_tokens
-        if not self.over:
-            self._merge_timings(0)
         if not self.over and exchange.finish_reason != FAILED:
             exchange.finish_reason = CANCELLED
             exchange.status = CLIENT_CLOSED_REQUEST
 
     def _observe(self, index: int) -> None:
         """Count the tokens that request `index` has got since the last call."""
-        self._seen[index] = self._service.metrics.observe_tokens(self.requests[index].timings, self._seen[index])
-
-    def _merge_timings(self, index: int) -> None:
-        """Give the exchange the engine's phases of request `index`, the one that the client waited for longest.
-
-        A single request has the exchange's own stopwatch. The time in the HTTP thread is that of all of them.
-        """
-        if len(self.requests) > 1:
-            phases = self.exchange.timings.phases
-            phases.update(self.requests[index].timings.phases)
-            phases["detokenize"] = sum(r.timings.phases.get("detokenize", 0.0) for r in self.requests)
+        course = self._group.generations[index].course
+        self._seen[index] = self._service.metrics.observe_tokens(course, self._seen[index])
 
     def _on_gone(self) -> None:
         self._gone = True

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from engine import clock
 from llama_native import ClosedError
 from server import config
 from server.auth import Keys
@@ -51,13 +50,7 @@ class Application:
         response.headers["X-Request-Id"] = exchange.request_id
         self._cors.add(exchange.request, response.headers)
         if not response.is_streamed:
-            begin = clock()
-
-            def on_close() -> None:
-                exchange.timings.add("write", clock() - begin)
-                exchange.finish()
-
-            response.call_on_close(on_close)
+            response.call_on_close(exchange.finish)
         return response(environ, start_response)
 
     def _respond(self, exchange: Exchange) -> Response:

@@ -21,6 +21,10 @@ from gunicorn.workers.base import Worker
 from server import config
 from server.auth import Keys
 from server.config import Address, ConfigError
+from server.metrics_endpoint import Endpoint
+
+#: Where all workers answer scrapes; opened by `before_start`.
+_endpoint: Endpoint | None = None
 
 #: One byte that master and workers share: 1 once any worker was ready.
 _ready = mmap.mmap(-1, 1)
@@ -32,9 +36,26 @@ def mark_ready() -> None:
 
 
 def after_worker(arbiter: Arbiter, worker: Worker) -> None:
-    """Gunicorn's `child_exit` hook: stop when a worker died while it was loading, unless all are being stopped."""
+    """Gunicorn's `child_exit` hook: keep what a worker had counted.
+
+    Stops when one died while it was loading, unless all are being stopped.
+    """
+    endpoint().folder.depart(str(worker.pid))
     if not _ready[0] and arbiter.LISTENERS:
         raise HaltServer(f"worker {worker.pid} died while it was loading the model", Arbiter.WORKER_BOOT_ERROR)
+
+
+def endpoint() -> Endpoint:
+    """Return where scrapes are answered: in the master, and in the workers that it forked."""
+    if _endpoint is None:
+        raise RuntimeError("start the server with server/gunicorn_settings.py")
+    return _endpoint
+
+
+def after_all(_: Arbiter) -> None:
+    """Gunicorn's `on_exit` hook: remove what the workers shared."""
+    if _endpoint is not None:
+        _endpoint.folder.remove()
 
 
 def before_start(arbiter: Arbiter) -> None:
@@ -54,7 +75,15 @@ def before_start(arbiter: Arbiter) -> None:
         for bound in arbiter.cfg.address:
             if isinstance(bound, tuple):
                 _check_free("HTTP_ADDRESS", Address(*bound[:2]))
-    _check_free("PROMETHEUS_HTTP_ADDRESS", settings.prometheus_http_address)
+    _open_endpoint(settings.prometheus_http_address)
+
+
+def _open_endpoint(address: Address) -> None:
+    global _endpoint
+    try:
+        _endpoint = Endpoint(address)
+    except OSError as error:
+        _cannot_use("PROMETHEUS_HTTP_ADDRESS", address, error)
 
 
 def _check_free(name: str, address: Address) -> None:
@@ -65,7 +94,11 @@ def _check_free(name: str, address: Address) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(where)
     except OSError as error:
-        _fail(f"{name}={str(address)!r} cannot be used: {error.strerror or error}; free it or set {name}")
+        _cannot_use(name, address, error)
+
+
+def _cannot_use(name: str, address: Address, error: OSError) -> NoReturn:
+    _fail(f"{name}={str(address)!r} cannot be used: {error.strerror or error}; free it or set {name}")
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

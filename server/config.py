@@ -187,6 +187,9 @@ class Config:
         ),
     ]
     instance_label: Annotated[str, Variable(_LABEL, "default", "Value of the label `instance_label` of every metric.")]
+    log_format: Annotated[
+        str, Variable(_choice("human", "json"), "human", "Log lines for people, or one JSON object a line.")
+    ]
     log_level: Annotated[str, Variable(_LEVEL, "info", "Least severe messages to log.")]
     main_gpu: Annotated[int, Variable(_integer(0, 63), "0", "Index of the GPU for what is not split over several.")]
     max_body_bytes: Annotated[int, Variable(_integer(1024), "16777216", "Largest request body in bytes; else 413.")]

@@ -34,8 +34,15 @@ class EngineCollector(Collector):
         yield self._gauge("sequences_cached", "Idle sequences that hold a reusable prefix.", stats.sequences_cached)
         yield self._gauge("kv_cells", "Cells of the KV cache, one a token.", stats.kv_cells)
         yield self._gauge("kv_cells_used", "Cells in use, by running requests or as prefix cache.", stats.kv_cells_used)
+        yield self._gauge(
+            "kv_cache_usage_ratio",
+            "Share of the KV cells that running requests hold, 0 to 1.",
+            stats.kv_cells_busy / stats.kv_cells,
+        )
+        yield self._cache_config(stats.kv_cells)
         yield self._counter("kv_evictions", "Cached sequences dropped to make room.", stats.evictions)
         yield self._counter("prefill_tokens", "Prompt tokens computed.", counters.prefill_tokens)
+        yield self._counter("decoded_tokens", "Answer tokens made.", counters.generated_tokens)
         yield self._counter("engine_steps", "Calls of llama_decode.", counters.steps)
         yield self._counter("engine_busy_seconds", "Time the engine spent in steps.", counters.busy_seconds)
         yield self._counter("engine_decode_seconds", "Of that, in llama_decode.", counters.decode_seconds)
@@ -62,6 +69,16 @@ class EngineCollector(Collector):
         family = HistogramMetricFamily(f"lucid_{name}", meaning, labels=("instance_label",))
         bounds = [*(f"{bound:g}" for bound in tally.bounds), "+Inf"]
         family.add_metric((self._label,), list(zip(bounds, accumulate(tally.counts), strict=True)), tally.total)
+        return family
+
+    def _cache_config(self, cells: int) -> Metric:
+        """The form in which the Gateway API Inference Extension reads it: blocks, here of one token each."""
+        family = GaugeMetricFamily(
+            "lucid_cache_config_info",
+            "Size of the KV cache for inference gateways.",
+            labels=("instance_label", "block_size", "num_gpu_blocks"),
+        )
+        family.add_metric((self._label, "1", str(cells)), 1)
         return family
 
     def _plan(self) -> Metric:

@@ -7,7 +7,6 @@ meaning.
 
 from __future__ import annotations
 
-import logging
 import re
 import uuid
 from typing import Any
@@ -15,10 +14,12 @@ from typing import Any
 import msgspec
 from werkzeug.wrappers import Request, Response
 
-from engine import Timings
+from engine import WRITE, Timings
+from server import access_log
 from server.errors import CLIENT_CLOSED_REQUEST, ApiError
 from server.metrics import Metrics
 
+<<<<<<< HEAD
 log = logging.getLogger("server.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -32,6 +33,11 @@ def make_request_id() -> str:
     """Return a new id for a request that did not bring a usable one."""
     return f"req_{uuid.uuid4().hex}"
 
+=======
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_encode = msgspec.json.Encoder().encode
+
+>>>>>>> 436f9fb (Time the critical path of a request; add metrics of tokens, process, model, energy; sum workers)
 
 class Exchange:
     """A request on its way through the server."""
@@ -51,8 +57,15 @@ class Exchange:
         self.completion_tokens = 0
         #: Seconds from the first line to the first piece of the answer.
         self.first_token_seconds: float | None = None
+        #: The trace it belongs to, in hexadecimal; None where requests are not traced.
+        self.trace_id: str | None = None
         self._metrics = metrics
         self._finished = False
+
+    @property
+    def exemplar(self) -> dict[str, str] | None:
+        """The labels that link its observations to its trace (OpenMetrics 1.0, Exemplars)."""
+        return {"trace_id": self.trace_id} if self.trace_id else None
 
     def json(self, body: object, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
         """Return a response whose body is `body` as JSON."""
@@ -75,15 +88,7 @@ class Exchange:
         if self._finished:
             return
         self._finished = True
+        self.timings.lap(WRITE)
         self.timings.finish()
         self._metrics.observe(self)
-        parts = [self.request.method, self.request.path.encode("unicode_escape").decode(), str(self.status)]
-        if self.prompt_tokens:
-            parts.append(f"prompt={self.prompt_tokens} cached={self.cached_tokens} tokens={self.completion_tokens}")
-        if self.first_token_seconds is not None:
-            parts.append(f"ttft={self.first_token_seconds:.3f}s")
-        parts.append(f"total={self.timings.total_seconds:.3f}s")
-        if self.finish_reason:
-            parts.append(f"finish={self.finish_reason}")
-        parts.append(f"id={self.request_id}")
-        log.log(logging.DEBUG if self.route in _QUIET else logging.INFO, " ".join(parts))
+        access_log.write(self)

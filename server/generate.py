@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from engine import EngineError, Request, SamplingParams, Timings
+from engine import EngineError, Request, SamplingParams
 from server.errors import invalid
 from server.exchange import Exchange
 from server.prompt import Tokens
@@ -55,7 +55,7 @@ def requests(
                 constraint=structure.constraint,
                 timeout=config.request_timeout or None,
                 cache_prompt=body.cache_prompt is not False,
-                timings=exchange.timings if count == 1 else Timings(),
+                timings=exchange.timings,
             )
             for prompt in prompts
             for index in range(body.choices)

@@ -25,7 +25,7 @@ try:
 except _config.ConfigError as _error:
     print(f"error: {_error}", file=_sys.stderr)
     raise SystemExit(2) from None
-_logs.set_up(_settings.log_level)
+_logs.set_up(_settings.log_level, _settings.log_format)
 
 wsgi_app = "server.app:application"
 bind = str(_settings.http_address)
@@ -49,3 +49,4 @@ loglevel = _settings.log_level
 
 on_starting = _boot.before_start
 child_exit = _boot.after_worker
+on_exit = _boot.after_all

@@ -1,7 +1,7 @@
-"""What Prometheus sees: every metric declared once, and the observations of each finished exchange.
+"""What Prometheus sees: every metric of the requests declared once, and the observations of each finished exchange.
 
-Durations are in seconds. Knows `Timings` and token counts; docs/METRICS.md is checked against the declarations here.
-The endpoint has a port and a thread of its own, so that it answers while every HTTP thread is busy.
+Durations are in seconds. Knows exchanges and their `Timings`, from which every duration is read; the engine's, the
+host's and the knowledge base's own figures are collectors beside it. docs/METRICS.md is checked against all of them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.registry import Collector
 
-from engine import Engine, Timings
-from server.engine_metrics import EngineCollector
+from engine import Course
 
 if TYPE_CHECKING:
-    from server.config import Address
     from server.exchange import Exchange
 
 #: From 50 microseconds to five minutes.
@@ -24,8 +23,14 @@ BUCKETS: Final = (
     5.0, 10.0, 25.0, 60.0, 120.0, 300.0,
 )  # fmt: skip
 
+#: Tokens of one request.
+TOKEN_BUCKETS: Final = tuple(float(2**n) for n in range(18))
+
 #: The `finish_reason` of a whole answer; of others `inference_response_duration` would say nothing.
-COMPLETE: Final = frozenset({"stop", "length"})
+COMPLETE: Final = frozenset({"stop", "length", "tool_calls"})
+
+#: Every value of the label `finish_reason`; "other" stands for any that is not listed.
+FINISH_REASONS: Final = COMPLETE | {"cancelled", "error", "none", "other"}
 
 
 class Metrics:
@@ -33,70 +38,103 @@ class Metrics:
 
     def __init__(self, instance_label: str) -> None:
         self.registry = CollectorRegistry()
-        self._label = instance_label
+        self.instance_label = instance_label
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        label = ("instance_label",)
-        self.token_creation = self._histogram("token_creation_duration", "Time to create one token, in seconds.")
-        self.inference_response = self._histogram(
+        self._token_creation = self._seconds("token_creation_duration", "Time to create one token, in seconds.")
+        self._inference_response = self._seconds(
             "inference_response_duration", "Time of a whole response, tokenization and context included, in seconds."
         )
-        self.embedding = self._histogram(
+        self._embedding = self._seconds(
             "embedding_duration", "Time to embed a query and look up its context, in seconds."
         )
-        self.time_to_first_token = self._histogram(
+        self._time_to_first_token = self._seconds(
             "lucid_time_to_first_token_seconds", "From the request's first line to the first text of its answer."
         )
-        self._phases = Histogram(
-            "lucid_phase_seconds",
-            "Time a request spent in one phase.",
-            (*label, "phase"),
-            buckets=BUCKETS,
-            registry=self.registry,
+        self._inter_token = self._seconds(
+            "lucid_inter_token_latency_seconds", "Time from one token of an answer to the next."
         )
-        self._requests = Counter(
+        self._decode_per_token = self._seconds(
+            "lucid_decode_seconds_per_token", "Decode and sampling time of a request for each token after its first."
+        )
+        self.phases = self._labelled_seconds(
+            "lucid_phase_seconds", "Time that a request spent in one phase of its critical path.", "phase"
+        )
+        self.beside = self._labelled_seconds(
+            "lucid_beside_seconds", "Time that a request spent in one phase while its next token was computed.", "phase"
+        )
+        self.durations = self._labelled_seconds(
+            "lucid_request_seconds", "Time from a request's first line to its last byte, whatever the outcome.", "route"
+        )
+        self.requests = Counter(
             "lucid_requests",
             "Requests answered, by route, HTTP status (499: the client went away) and finish_reason.",
-            (*label, "route", "status", "finish_reason"),
+            ("instance_label", "route", "status", "finish_reason"),
             registry=self.registry,
         )
         self._prompt_tokens = self._counter("lucid_prompt_tokens", "Tokens of prompts, cached ones included.")
         self._cached_tokens = self._counter("lucid_cached_tokens", "Prompt tokens found in the KV cache.")
         self._generated_tokens = self._counter("lucid_generated_tokens", "Tokens of answers.")
+        self._request_prompt = self._tokens("lucid_request_prompt_tokens", "Prompt tokens of a request.")
+        self._request_cached = self._tokens("lucid_request_cached_tokens", "Of those, found in the KV cache.")
+        self._request_generated = self._tokens("lucid_request_generated_tokens", "Tokens of a request's answer.")
 
-    def serve(self, address: Address) -> None:
-        """Answer GET /metrics on `address` from a daemon thread. Raises OSError if the port cannot be had."""
-        prometheus_client.start_http_server(address.port, address.host, self.registry)
+    def watch(self, collector: Collector) -> None:
+        """Show what `collector` knows from now on; it is asked at each scrape."""
+        self.registry.register(collector)
 
-    def watch(self, engine: Engine) -> None:
-        """Show the engine's own figures from now on, read when Prometheus asks."""
-        self.registry.register(EngineCollector(engine, self._label))
-
-    def observe_tokens(self, timings: Timings, seen: int) -> int:
+    def observe_tokens(self, course: Course, seen: int) -> int:
         """Observe the tokens created since the first `seen` ones; return how many there are now."""
-        tokens = timings.token_seconds
-        count = len(tokens)
+        count = len(course.token_times)
         for index in range(seen, count):
-            self.token_creation.observe(tokens[index])
+            seconds = course.token_second(index)
+            self._token_creation.observe(seconds)
+            if index:
+                self._inter_token.observe(seconds)
         return count
 
     def observe(self, exchange: Exchange) -> None:
-        """Count a finished exchange."""
-        self._requests.labels(self._label, exchange.route, str(exchange.status), exchange.finish_reason or "none").inc()
+        """Count a finished exchange, with its trace as the exemplar where it has one."""
+        label, finish_reason, trace = self.instance_label, exchange.finish_reason or "none", exchange.exemplar
+        timings = exchange.timings
+        reason = finish_reason if finish_reason in FINISH_REASONS else "other"
+        self.requests.labels(label, exchange.route, str(exchange.status), reason).inc(1, trace)
+        self.durations.labels(label, exchange.route).observe(timings.total_seconds, trace)
         if not exchange.prompt_tokens:
             return
-        for phase, seconds in exchange.timings.phases.copy().items():  # the engine thread may still add some
-            self._phases.labels(self._label, phase).observe(seconds)
+        phases = timings.phases
+        for phase, seconds in phases.items():
+            self.phases.labels(label, phase).observe(seconds, trace)
+        for phase, seconds in timings.beside.items():
+            self.beside.labels(label, phase).observe(seconds, trace)
+        if "search" in phases:
+            self._embedding.observe(phases.get("embed", 0.0) + phases["search"], trace)
         if exchange.first_token_seconds is not None:
-            self.time_to_first_token.observe(exchange.first_token_seconds)
-        if exchange.finish_reason in COMPLETE:
-            self.inference_response.observe(exchange.timings.total_seconds)
+            self._time_to_first_token.observe(exchange.first_token_seconds, trace)
+        if finish_reason in COMPLETE:
+            self._inference_response.observe(timings.total_seconds, trace)
+        course = timings.path()
+        if course is not None and len(course.token_times) > 1:
+            tokens = course.token_times
+            self._decode_per_token.observe((tokens[-1] - tokens[0]) / (len(tokens) - 1), trace)
         self._prompt_tokens.inc(exchange.prompt_tokens)
         self._cached_tokens.inc(exchange.cached_tokens)
         self._generated_tokens.inc(exchange.completion_tokens)
+        self._request_prompt.observe(exchange.prompt_tokens, trace)
+        self._request_cached.observe(exchange.cached_tokens, trace)
+        self._request_generated.observe(exchange.completion_tokens, trace)
 
-    def _histogram(self, name: str, meaning: str) -> Histogram:
-        histogram = Histogram(name, meaning, ("instance_label",), buckets=BUCKETS, registry=self.registry)
-        return histogram.labels(self._label)
+    def _seconds(self, name: str, meaning: str) -> Histogram:
+        return self._histogram(name, meaning, BUCKETS)
+
+    def _tokens(self, name: str, meaning: str) -> Histogram:
+        return self._histogram(name, meaning, TOKEN_BUCKETS)
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
+        histogram = Histogram(name, meaning, ("instance_label",), buckets=buckets, registry=self.registry)
+        return histogram.labels(self.instance_label)
+
+    def _labelled_seconds(self, name: str, meaning: str, label: str) -> Histogram:
+        return Histogram(name, meaning, ("instance_label", label), buckets=BUCKETS, registry=self.registry)
 
     def _counter(self, name: str, meaning: str) -> Counter:
-        return Counter(name, meaning, ("instance_label",), registry=self.registry).labels(self._label)
+        return Counter(name, meaning, ("instance_label",), registry=self.registry).labels(self.instance_label)

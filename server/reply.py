@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from werkzeug.wrappers import Response
 from werkzeug.wsgi import ClosingIterator
 
-from engine import Piece, clock
+from engine import WRITE, Piece
 from server.answer import FAILED, Answer
 from server.errors import ApiError, ClientGoneError, ErrorBody, internal
 
@@ -78,9 +78,8 @@ def _stream(answer: Answer, reply: Reply, taken: tuple[int, Piece] | None) -> It
 
     def written(events: Iterable[bytes]) -> Iterator[bytes]:
         for data in events:
-            begin = clock()
             yield data
-            exchange.timings.add("write", clock() - begin)
+            exchange.timings.lap(WRITE)
 
     try:
         yield from written(reply.begin())

@@ -18,7 +18,10 @@ from llama_native import LlamaError, Model, ModelParams, UnsupportedModel, Vocab
 from server import boot
 from server.config import Config, variables
 from server.disconnect import DisconnectWatcher
+from server.energy import EnergyMeter, nvidia_gpus, rapl_domains
+from server.engine_metrics import EngineCollector
 from server.errors import ApiError, engine_failed, shutting_down, unavailable
+from server.host_metrics import Facts, ProcessMetrics
 from server.metrics import Metrics
 from server.prompt import PromptBuilder
 from server.template import CHATML, ChatTemplate, TemplateError
@@ -50,6 +53,7 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.metrics = Metrics(config.instance_label)
+        self.metrics.watch(ProcessMetrics(config.instance_label))
         self.watcher = DisconnectWatcher()
         #: One permit for each generation, or batch of embeddings, that may be in flight.
         self.slots = threading.BoundedSemaphore(config.http_workers)
@@ -162,7 +166,7 @@ class Service:
             self.failed = True
             on_failure()
             return
-        self.metrics.watch(loaded.engine)
+        self._watch(loaded)
         self._loaded = loaded
         boot.mark_ready()
         log.info(
@@ -170,6 +174,16 @@ class Service:
             self.config.http_address,
             self.config.prometheus_http_address,
         )
+
+    def _watch(self, loaded: Loaded) -> None:
+        """Show the engine, the model and the energy in the metrics."""
+        config, engine = self.config, loaded.engine
+        counters = rapl_domains() + (nvidia_gpus() if config.model_gpu_layers else [])
+        meter = EnergyMeter(counters, engine.stats, config.instance_label)
+        meter.start()
+        self.metrics.watch(EngineCollector(engine, config.instance_label))
+        self.metrics.watch(Facts(loaded.model, config.model_path, config.model_alias, config.instance_label))
+        self.metrics.watch(meter)
 
     def _load(self) -> Loaded:
         config = self.config

@@ -23,7 +23,7 @@ import msgspec
 from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[attr-defined]
 
-from server import config
+from server import boot, config
 from server.connections import Connections, half_close
 from server.errors import ApiError, internal
 from server.exchange import make_request_id
@@ -82,17 +82,13 @@ class Worker(ThreadWorker):
         """
         service = self.wsgi.service
         threading.Thread(target=self._run_closer, name="closer", daemon=True).start()
-        address = service.config.prometheus_http_address
-        try:
-            service.metrics.serve(address)
-        except OSError as error:
-            self.log.error("PROMETHEUS_HTTP_ADDRESS=%s cannot be used: %s", address, error)
-            sys.exit(WORKER_BOOT_ERROR)
+        summed = boot.endpoint().serve(service.metrics.registry)
         service.start(on_failure=self._stop)
         super().run()
         engine_failed = service.engine_failed
         service.close()
         self._connections.break_off_all()
+        summed.publish()
         if service.failed:
             sys.exit(WORKER_BOOT_ERROR)
         if engine_failed:

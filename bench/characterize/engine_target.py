@@ -76,7 +76,7 @@ class EngineTarget:
         except EngineError as failure:
             error = f"{type(failure).__name__}: {failure}"
         timings = request.timings
-        created = timings.token_seconds
+        created = timings.courses[0].token_seconds if timings.courses else []
         return Asked(
             ttft=timings.phases.get("queue", 0.0) + created[0] if created else None,
             total=clock() - begin,

@@ -3,12 +3,17 @@
 import re
 from pathlib import Path
 
+import numpy as np
+from powercap import write_zone
 from prometheus_client.metrics_core import Metric
 from server_process import ROOT
 
-from engine import PHASES, Engine, EngineSettings
+from engine import PHASES, Engine, EngineSettings, Request
 from llama_native import Model
 from server import config
+from server.energy import EnergyMeter, rapl_domains
+from server.engine_metrics import EngineCollector
+from server.host_metrics import Facts, ProcessMetrics
 from server.metrics import Metrics
 from server.routes import ROUTES
 
@@ -34,19 +39,26 @@ def test_configuration() -> None:
     assert rows("CONFIGURATION.md", "variable") == expected
 
 
-def families(engine: Engine) -> list[Metric]:
+def families(engine: Engine, powercap: Path) -> list[Metric]:
     metrics = Metrics("x")
-    metrics.watch(engine)
-    for phase in PHASES:
-        metrics._phases.labels("x", phase)
-    metrics._requests.labels("x", "r", "s", "f")
+    meter = EnergyMeter(rapl_domains(powercap), engine.stats, "x")
+    facts = Facts(engine.model, Path("model.gguf"), "name", "x")
+    for collector in (EngineCollector(engine, "x"), ProcessMetrics("x"), facts, meter):
+        metrics.watch(collector)
+    metrics.phases.labels("x", "p")
+    metrics.beside.labels("x", "p")
+    metrics.durations.labels("x", "r")
+    metrics.requests.labels("x", "r", "s", "f")
     return list(metrics.registry.collect())
 
 
-def test_metrics(chat_model_path: Path) -> None:
+def test_metrics(chat_model_path: Path, tmp_path: Path) -> None:
+    write_zone(tmp_path, "intel-rapl:0", "package-0", 0)
     with Model(chat_model_path) as model:
         engine = Engine(model, EngineSettings(parallel=1, context=256, calibrate=False))
-        found = families(engine)
+        engine.start()
+        list(engine.submit(Request(np.array([1], np.int32), 1)))
+        found = families(engine, tmp_path)
         engine.close()
     documented = {
         name.strip("`"): (kind, set(re.findall(r"`(\w+)`", labels)))
@@ -63,7 +75,7 @@ def test_metrics(chat_model_path: Path) -> None:
 
 def test_phases() -> None:
     documented = [phase.strip("`") for phase, _ in rows("METRICS.md", "`phase`")]
-    assert documented == [phase for phase in PHASES if phase not in ("embed", "search")]
+    assert documented == list(PHASES)
 
 
 def test_routes() -> None:

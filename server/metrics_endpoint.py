@@ -1,0 +1,71 @@
+"""GET /metrics on its own port, in a thread of its own, so that it answers while every HTTP thread is busy.
+
+The master process opens the port before it forks; all workers accept on the one socket and any of them answers for
+all (see `server.metrics_sum`). A worker that dies takes no connection with it. Knows sockets and WSGI, nothing of what
+is counted.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from server.config import Address
+from server.metrics_sum import Folder, SummedMetrics
+
+
+class Endpoint:
+    """The open port and the workers' shared folder, made in the master process."""
+
+    def __init__(self, address: Address) -> None:
+        """Listen on `address`. Raises OSError if the port cannot be had."""
+        family, kind, protocol, _, where = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+        self._socket = socket.socket(family, kind, protocol)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind(where)
+            self._socket.listen(64)
+        except OSError:
+            self._socket.close()
+            raise
+        self._socket.setblocking(False)  # another worker may have taken the connection that woke this one
+        self.folder = Folder()
+
+    def serve(self, registry: CollectorRegistry) -> SummedMetrics:
+        """Answer scrapes in this worker from now on, with `registry` and what the other workers left."""
+        summed = SummedMetrics(registry, self.folder)
+        summed.start()
+        shown = CollectorRegistry(auto_describe=False)
+        shown.register(summed)
+        server = _Server(self._socket)
+        server.set_app(make_wsgi_app(shown))
+        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+        return summed
+
+
+class _Handler(WSGIRequestHandler):
+    """One connection, which may idle for `timeout` seconds, and is not logged."""
+
+    timeout = 10
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each connection of a socket that is listening already."""
+
+    daemon_threads = True
+
+    def __init__(self, listening: socket.socket) -> None:
+        address = listening.getsockname()
+        super().__init__(address, _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listening
+        self.server_name, self.server_port = address[:2]
+        self.setup_environ()

@@ -1,0 +1,198 @@
+"""The metrics of several worker processes as one.
+
+Each worker leaves snapshots of its metrics in a folder that all share; whoever is scraped adds them up. Nothing is
+ever shown that is not in a file, so counters never fall: what a dead worker had counted is kept, while its gauges go
+with it. Knows prometheus_client's families and files; knows nothing of what is counted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Final
+
+import msgspec
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar, Sample
+
+#: How gauges of several workers become one, where the sum would be wrong.
+GAUGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {
+    "lucid_queue_age_seconds": max,
+    "lucid_kv_cache_usage_ratio": fmean,
+    "lucid_cache_config_info": max,
+    "lucid_energy_joules_per_token": fmean,
+    "lucid_knowledge_documents": max,
+    "lucid_knowledge_chunks": max,
+    "lucid_knowledge_age_seconds": min,
+    "process_start_time_seconds": min,
+    "process_max_fds": min,
+}
+
+#: Types whose values only grow; a process that ended still counts.
+_TOTALS: Final = frozenset({"counter", "histogram"})
+
+#: Seconds between snapshots while there is more than one worker; as old as another worker's figures can be.
+PERIOD: Final = 1.0
+
+_DEPARTED: Final = "departed"
+
+
+class _Sample(msgspec.Struct, array_like=True):
+    name: str
+    labels: dict[str, str]
+    value: float
+    exemplar: tuple[dict[str, str], float, float] | None = None
+
+
+class _Family(msgspec.Struct, array_like=True):
+    name: str
+    documentation: str
+    type: str
+    samples: list[_Sample]
+
+
+class _Snapshot(msgspec.Struct, array_like=True):
+    families: list[_Family]
+    #: The file that was added to this one last; where both are seen, it is in here already.
+    contains: str = ""
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(_Snapshot).decode
+
+
+class Folder:
+    """The shared folder: a file for each living worker, and one for all that have ended."""
+
+    def __init__(self) -> None:
+        memory = Path("/dev/shm")
+        where = memory if os.access(memory, os.W_OK) else None
+        self.path = Path(tempfile.mkdtemp(prefix="lucid-llm-metrics-", dir=where))
+
+    def remove(self) -> None:
+        """Delete everything."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def write(self, name: str, snapshot: _Snapshot) -> None:
+        """Replace the file `name`, at once."""
+        new = self.path / f".{name}"
+        new.write_bytes(_encode(snapshot))
+        new.rename(self.path / name)
+
+    def names(self) -> list[str]:
+        """Return the files' names."""
+        return [path.name for path in self.path.iterdir() if not path.name.startswith(".")]
+
+    def read(self, name: str) -> _Snapshot:
+        """Return a file's content; FileNotFoundError if it is gone."""
+        return _decode((self.path / name).read_bytes())
+
+    def others(self, own: str) -> list[_Snapshot]:
+        """Return the snapshots of all but `own`, each worker counted once whatever ends meanwhile."""
+        while True:
+            names = self.names()
+            try:
+                departed = self.read(_DEPARTED) if _DEPARTED in names else _Snapshot([])
+                rest = [name for name in names if name not in (own, _DEPARTED, departed.contains)]
+                return [departed, *map(self.read, rest)]
+            except FileNotFoundError:
+                continue  # a worker's file went into the departed one after it was listed: look again
+
+    def depart(self, pid: str) -> None:
+        """Keep the totals of a worker that has ended, and forget the rest of it."""
+        for name in self.names():
+            if name.startswith(f"{pid}-"):
+                before = self.read(_DEPARTED) if _DEPARTED in self.names() else _Snapshot([])
+                families = _add([before.families, self.read(name).families])
+                totals = [family for family in families if family.type in _TOTALS]
+                self.write(_DEPARTED, _Snapshot(totals, contains=name))
+                (self.path / name).unlink()
+
+
+class SummedMetrics(Collector):
+    """This worker's `registry` and the other workers' snapshots, added up at each scrape."""
+
+    def __init__(self, registry: CollectorRegistry, folder: Folder) -> None:
+        self._registry = registry
+        self._folder = folder
+        self._name = f"{os.getpid()}-{time.time_ns()}"
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Leave a snapshot now, and every `PERIOD` seconds while there are other workers."""
+        self.publish()
+        threading.Thread(target=self._run, name="metrics-publisher", daemon=True).start()
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the sum of all workers, dead ones included."""
+        with self._lock:
+            own = self._publish()
+        return [
+            _metric(family) for family in _add([own, *(other.families for other in self._folder.others(self._name))])
+        ]
+
+    def publish(self) -> None:
+        """Leave a snapshot for the others."""
+        with self._lock:
+            self._publish()
+
+    def _publish(self) -> list[_Family]:
+        families = [_family(metric) for metric in self._registry.collect()]
+        self._folder.write(self._name, _Snapshot(families))
+        return families
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(PERIOD)
+            if any(name not in (self._name, _DEPARTED) for name in self._folder.names()):
+                self.publish()
+
+
+def _family(metric: Metric) -> _Family:
+    samples = [_Sample(s.name, s.labels, s.value, s.exemplar and tuple(s.exemplar)) for s in metric.samples]  # type: ignore[arg-type]
+    return _Family(metric.name, metric.documentation, metric.type, samples)
+
+
+def _metric(family: _Family) -> Metric:
+    metric = Metric(family.name, family.documentation, family.type)
+    metric.samples = [
+        Sample(s.name, s.labels, s.value, None, Exemplar(*s.exemplar) if s.exemplar else None) for s in family.samples
+    ]
+    return metric
+
+
+def _add(snapshots: Sequence[list[_Family]]) -> list[_Family]:
+    """Return one family for each name, one sample for each name and labels."""
+    present = [snapshot for snapshot in snapshots if snapshot]
+    if len(present) == 1:
+        return present[0]
+    families: dict[str, list[_Family]] = {}
+    for snapshot in present:
+        for family in snapshot:
+            families.setdefault(family.name, []).append(family)
+    return [_add_family(same) for same in families.values()]
+
+
+def _add_family(same: list[_Family]) -> _Family:
+    first = same[0]
+    one = sum if first.type in _TOTALS else max if first.type == "info" else GAUGES.get(first.name, sum)
+    samples: dict[tuple[str, tuple[tuple[str, str], ...]], list[_Sample]] = {}
+    for family in same:
+        for sample in family.samples:
+            samples.setdefault((sample.name, tuple(sample.labels.items())), []).append(sample)
+    added = [
+        _Sample(alike[0].name, alike[0].labels, one([s.value for s in alike]), _newest(alike))
+        for alike in samples.values()
+    ]
+    return _Family(first.name, first.documentation, first.type, added)
+
+
+def _newest(samples: list[_Sample]) -> tuple[dict[str, str], float, float] | None:
+    return max((s.exemplar for s in samples if s.exemplar), key=lambda exemplar: exemplar[2], default=None)

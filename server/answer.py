@@ -57,6 +57,7 @@ class Answer:
         except BaseException as error:
             service.slots.release()
             raise self._explained(error) from error
+        exchange.requests = requests
         exchange.prompt_tokens = self.prompt_tokens
 
     @property
@@ -96,6 +97,8 @@ class Answer:
             if exchange.first_token_seconds is None:
                 exchange.first_token_seconds = exchange.timings.total_seconds
             self._observe(index)
+            if exchange.answered is not None:
+                exchange.answered.setdefault(index, []).append(piece.text)
             if piece.finish_reason:
                 exchange.finish_reason = piece.finish_reason
                 self._unfinished -= 1

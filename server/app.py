@@ -45,7 +45,7 @@ class Application:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
-        exchange = Exchange(environ, self.service.metrics)
+        exchange = Exchange(environ, self.service.metrics, self.service.tracer)
         response = self._respond(exchange)
         response.headers["X-Request-Id"] = exchange.request_id
         self._cors.add(exchange.request, response.headers)

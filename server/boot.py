@@ -12,6 +12,7 @@ import mmap
 import os
 import socket
 import sys
+from importlib.util import find_spec
 from typing import NoReturn
 
 from gunicorn.arbiter import Arbiter
@@ -75,6 +76,8 @@ def before_start(arbiter: Arbiter) -> None:
         for bound in arbiter.cfg.address:
             if isinstance(bound, tuple):
                 _check_free("HTTP_ADDRESS", Address(*bound[:2]))
+    if settings.otel_exporter_otlp_endpoint and find_spec("opentelemetry.exporter") is None:
+        _fail("OTEL_EXPORTER_OTLP_ENDPOINT needs the extra otel; pip install 'lucid-llm[otel]', or unset it")
     _open_endpoint(settings.prometheus_http_address)
 
 

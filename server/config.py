@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
+from urllib.parse import urlsplit
 
 
 class ConfigError(Exception):
@@ -110,6 +111,13 @@ def _parse_template(text: str) -> str:
     return text
 
 
+def _parse_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError
+    return text
+
+
 def _parse_label(text: str) -> str:
     if not text.isprintable() or len(text) > 128:
         raise ValueError
@@ -137,6 +145,7 @@ _SWITCH = Kind("switch", "on, off", _parse_switch)
 _ADDRESS = Kind("address", "host:port, an IPv6 host in brackets, port 1 to 65535", _parse_address)
 _FOLDER = Kind("path", "the path of a folder", Path)
 _PATH = Kind("path", "the path of a file", Path)
+_URL = Kind("url", "an http:// or https:// address", _parse_url)
 _LABEL = Kind("text", "up to 128 printable characters", _parse_label)
 _KEYS = Kind("list", "printable ASCII without spaces, up to 512 characters each, separated by commas", _parse_keys)
 _ORIGINS = Kind(
@@ -253,6 +262,19 @@ class Config:
     model_threads: Annotated[
         int, Variable(_integer(0, 512, note="0 = measured, or all cores"), "0", "CPU threads that compute.")
     ]
+    otel_exporter_otlp_endpoint: Annotated[
+        str | None,
+        Variable(
+            _URL,
+            "",
+            "Where to send traces, over OTLP/HTTP; unset: none are made. Needs the extra otel. "
+            "The SDK's other OTEL_ variables count too.",
+        ),
+    ]
+    otel_instrumentation_genai_capture_message_content: Annotated[
+        bool, Variable(_SWITCH, "off", "Whether traces carry the text of prompts and answers.")
+    ]
+    otel_service_name: Annotated[str, Variable(_LABEL, "lucid-llm", "The service's name in traces.")]
     prometheus_http_address: Annotated[
         Address, Variable(_ADDRESS, "127.0.0.1:8081", "Where GET /metrics listens, in a thread of its own.")
     ]
@@ -338,7 +360,7 @@ def _refuse_unknown(name: str, value: str) -> None:
     a slip of a letter or two counts.
     """
     known = list(variables())
-    if name in known or _SERVICE_LINK.search(name):
+    if name in known or _SERVICE_LINK.search(name) or name.startswith("OTEL_"):  # the SDK reads many more
         return
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
     if nearest and name.split("_")[0] == nearest[0].split("_")[0]:

@@ -9,40 +9,37 @@ from __future__ import annotations
 
 import re
 import uuid
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from werkzeug.wrappers import Request, Response
 
 from engine import WRITE, Timings
+from engine import Request as EngineRequest
 from server import access_log
 from server.errors import CLIENT_CLOSED_REQUEST, ApiError
 from server.metrics import Metrics
+from server.schema.chat import Message
 
-<<<<<<< HEAD
-log = logging.getLogger("server.access")
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from server.tracing import Tracer
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _encode = msgspec.json.Encoder().encode
-
-#: What is asked for every few seconds and would fill the log.
-_QUIET = frozenset({"/health", "/ready", "/v1/engine"})
 
 
 def make_request_id() -> str:
     """Return a new id for a request that did not bring a usable one."""
     return f"req_{uuid.uuid4().hex}"
 
-=======
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_encode = msgspec.json.Encoder().encode
-
->>>>>>> 436f9fb (Time the critical path of a request; add metrics of tokens, process, model, energy; sum workers)
 
 class Exchange:
     """A request on its way through the server."""
 
-    def __init__(self, environ: dict[str, Any], metrics: Metrics) -> None:
+    def __init__(self, environ: dict[str, Any], metrics: Metrics, tracer: Tracer | None = None) -> None:
         self.timings = Timings()
         self.request = Request(environ, populate_request=False)
         given = environ.get("HTTP_X_REQUEST_ID", "")
@@ -57,10 +54,21 @@ class Exchange:
         self.completion_tokens = 0
         #: Seconds from the first line to the first piece of the answer.
         self.first_token_seconds: float | None = None
+        #: The engine's requests made of it, and whether their answer is streamed.
+        self.requests: Sequence[EngineRequest] = ()
+        self.streamed = False
+        #: The conversation it brought, and the answers' pieces by request; None where traces do not carry them.
+        self.messages: Sequence[Message] = ()
+        self.answered: dict[int, list[str]] | None = None
+        #: Its open span; None where requests are not traced.
+        self.span: Span | None = None
         #: The trace it belongs to, in hexadecimal; None where requests are not traced.
         self.trace_id: str | None = None
         self._metrics = metrics
+        self._tracer = tracer
         self._finished = False
+        if tracer is not None:
+            tracer.begin(self)
 
     @property
     def exemplar(self) -> dict[str, str] | None:
@@ -92,3 +100,5 @@ class Exchange:
         self.timings.finish()
         self._metrics.observe(self)
         access_log.write(self)
+        if self._tracer is not None:
+            self._tracer.end(self)

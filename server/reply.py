@@ -50,6 +50,7 @@ class Reply(Protocol):
 
 def send(answer: Answer, reply: Reply, *, stream: bool) -> Response:
     """Return the response, and close `answer` when it is out. Raises `ApiError` and `ClientGoneError`."""
+    answer.exchange.streamed = stream
     try:
         if not stream:
             while (taken := answer.next()) is not None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from engine import Engine, EngineError, EngineSettings, Layout, Switch
 from knowledge.embedder import Embedder, EmbeddingModelError
@@ -25,6 +26,9 @@ from server.host_metrics import Facts, ProcessMetrics
 from server.metrics import Metrics
 from server.prompt import PromptBuilder
 from server.template import CHATML, ChatTemplate, TemplateError
+
+if TYPE_CHECKING:
+    from server.tracing import Tracer
 
 log = logging.getLogger("server")
 
@@ -54,6 +58,7 @@ class Service:
         self.config = config
         self.metrics = Metrics(config.instance_label)
         self.metrics.watch(ProcessMetrics(config.instance_label))
+        self.tracer = _tracer(config)
         self.watcher = DisconnectWatcher()
         #: One permit for each generation, or batch of embeddings, that may be in flight.
         self.slots = threading.BoundedSemaphore(config.http_workers)
@@ -151,6 +156,8 @@ class Service:
                 self._loaded.model.close()
                 if self._loaded.embedder is not None:
                     self._loaded.embedder.close()
+        if self.tracer is not None:
+            self.tracer.close()
 
     def _run_loader(self, on_failure: Callable[[], None]) -> None:
         try:
@@ -252,6 +259,15 @@ def _load_embedder(config: Config) -> Embedder | None:
         raise EmbeddingModelError(str(error)) from error
     log.info("embeddings by %s: %d dimensions, up to %d tokens", path, embedder.dimensions, embedder.max_tokens)
     return embedder
+
+
+def _tracer(config: Config) -> Tracer | None:
+    """Return what traces requests, if that is wanted; the SDK is loaded only then."""
+    if config.otel_exporter_otlp_endpoint is None:
+        return None
+    from server.tracing import Tracer
+
+    return Tracer(config)
 
 
 def engine_settings(config: Config) -> EngineSettings:

@@ -34,6 +34,7 @@ def create(service: Service, exchange: Exchange) -> Response:
             parallel=body.parallel_tool_calls is not False,
             response_format=body.response_format,
         )
+    exchange.messages = body.messages
     prompt = loaded.prompts.chat(body.messages, body.chat_template_kwargs, exchange.timings, structure.tools)
     requests = generate.requests(
         service,

@@ -193,11 +193,18 @@ class ServerProcess:
         sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         return sock
 
-    def metrics_text(self) -> str:
+    def metrics_up(self) -> bool:
+        """True if a scrape is answered."""
+        try:
+            return bool(self.metrics_text())
+        except OSError:
+            return False
+
+    def metrics_text(self, **headers: str) -> str:
         """What Prometheus would read."""
         connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=PATIENCE)
         try:
-            connection.request("GET", "/metrics")
+            connection.request("GET", "/metrics", headers=headers)
             response = connection.getresponse()
             assert response.status == 200
             return response.read().decode()

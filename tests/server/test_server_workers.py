@@ -1,0 +1,59 @@
+"""Several gunicorn workers: one scrape shows their sum, and a worker that is killed does not falsify it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from server_process import ServerProcess, eventually
+
+COUNTED = ("lucid_requests_total", "lucid_generated_tokens_total", "token_creation_duration_count")
+
+
+def workers(server: ServerProcess) -> list[int]:
+    """The process ids of the master's children."""
+    master = server.process.pid
+    return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
+
+
+def totals(server: ServerProcess) -> dict[str, float]:
+    """What the requests moved, from one scrape each."""
+    labels = {"route": "/v1/chat/completions"}
+    return {name: server.metric(name, **(labels if name == COUNTED[0] else {})) for name in COUNTED}
+
+
+def test_one_scrape_shows_the_sum_and_survives_a_kill(launch: Callable[..., ServerProcess]) -> None:
+    command = (sys.executable, "-m", "gunicorn", "-c", "server/gunicorn_settings.py", "--workers", "2")
+    server = launch(*command, MODEL_PARALLEL="2", MODEL_CONTEXT="256")
+
+    def both_are_ready() -> bool:
+        return server.metrics_up() and server.metric("lucid_sequences") == 4
+
+    server.wait_ready()
+    eventually(both_are_ready, "two engines are seen in one scrape")
+
+    answered = 0
+    for _ in range(12):
+        answered += server.chat("Count.", max_tokens=4, ignore_eos=True).status == 200
+    assert answered == 12
+    expected = dict(zip(COUNTED, (12, 48, 48), strict=True))
+    eventually(lambda: totals(server) == expected, "all requests are in the sum, whichever worker had them")
+
+    pids = workers(server)
+    assert len(pids) == 2
+    os.kill(pids[0], signal.SIGKILL)
+    for _ in range(20):
+        assert totals(server) == expected  # at no moment less or more
+    eventually(lambda: len(set(workers(server)) - {pids[0]}) == 2, "another worker takes its place")
+    eventually(both_are_ready, "its engine is there: the dead one's gauges are not counted beside it")
+    assert totals(server) == expected
+
+    os.kill(pids[1], signal.SIGKILL)  # its counts go into the file that holds the first one's
+    eventually(lambda: not set(workers(server)) & set(pids), "the second is replaced")
+    eventually(both_are_ready, "two engines again")
+    for _ in range(4):
+        server.chat("Count.", max_tokens=4, ignore_eos=True)
+    expected = dict(zip(COUNTED, (16, 64, 64), strict=True))
+    eventually(lambda: totals(server) == expected, "counting goes on from there")
+    assert server.metric("lucid_engine_info") == 1

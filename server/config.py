@@ -202,6 +202,9 @@ class Config:
     log_level: Annotated[str, Variable(_LEVEL, "info", "Least severe messages to log.")]
     main_gpu: Annotated[int, Variable(_integer(0, 63), "0", "Index of the GPU for what is not split over several.")]
     max_body_bytes: Annotated[int, Variable(_integer(1024), "16777216", "Largest request body in bytes; else 413.")]
+    metrics: Annotated[
+        bool, Variable(_SWITCH, "on", "Whether requests are counted; off only to measure what counting costs.")
+    ]
     model_alias: Annotated[str, Variable(_LABEL, "rusty_llm", "Model id that is served; the file's name works too.")]
     model_calibrate: Annotated[
         bool,

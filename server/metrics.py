@@ -36,7 +36,9 @@ FINISH_REASONS: Final = COMPLETE | {"cancelled", "error", "none", "other"}
 class Metrics:
     """The metrics of one server process, in a registry of their own, all with the label `instance_label`."""
 
-    def __init__(self, instance_label: str) -> None:
+    def __init__(self, instance_label: str, *, counting: bool = True) -> None:
+        """With `counting` off nothing is observed."""
+        self._counting = counting
         self.registry = CollectorRegistry()
         self.instance_label = instance_label
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -84,6 +86,8 @@ class Metrics:
 
     def observe_tokens(self, course: Course, seen: int) -> int:
         """Observe the tokens created since the first `seen` ones; return how many there are now."""
+        if not self._counting:
+            return seen
         count = len(course.token_times)
         for index in range(seen, count):
             seconds = course.token_second(index)
@@ -94,6 +98,8 @@ class Metrics:
 
     def observe(self, exchange: Exchange) -> None:
         """Count a finished exchange, with its trace as the exemplar where it has one."""
+        if not self._counting:
+            return
         label, finish_reason, trace = self.instance_label, exchange.finish_reason or "none", exchange.exemplar
         timings = exchange.timings
         reason = finish_reason if finish_reason in FINISH_REASONS else "other"

@@ -56,7 +56,7 @@ class Service:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.metrics = Metrics(config.instance_label)
+        self.metrics = Metrics(config.instance_label, counting=config.metrics)
         self.metrics.watch(ProcessMetrics(config.instance_label))
         self.tracer = _tracer(config)
         self.watcher = DisconnectWatcher()

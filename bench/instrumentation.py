@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{spans}",
             "OTEL_TRACES_SAMPLER": "always_on",
         }
-        servers = [stack.enter_context(ours(common, variables).start()) for variables in (on, OFF)]
+        servers = [stack.enter_context(ours(common, variables).start()).wait_ready() for variables in (on, OFF)]
         endpoints = [Endpoint(server.url, body("rusty_llm", options.max_tokens)) for server in servers]
         for number in range(options.rounds):
             rates = [0.0, 0.0]

@@ -28,9 +28,11 @@ GAUGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {
     "lucid_kv_cache_usage_ratio": fmean,
     "lucid_cache_config_info": max,
     "lucid_energy_joules_per_token": fmean,
-    "lucid_knowledge_documents": max,
+    "lucid_knowledge_files": max,
+    "lucid_knowledge_files_skipped": max,
     "lucid_knowledge_chunks": max,
-    "lucid_knowledge_age_seconds": min,
+    "lucid_knowledge_tokens": max,
+    "lucid_knowledge_bytes": max,
     "process_start_time_seconds": min,
     "process_max_fds": min,
 }

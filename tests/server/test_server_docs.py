@@ -9,11 +9,13 @@ from prometheus_client.metrics_core import Metric
 from server_process import ROOT
 
 from engine import PHASES, Engine, EngineSettings, Request
+from knowledge.store import StoreStats
 from llama_native import Model
 from server import config
 from server.energy import EnergyMeter, rapl_domains
 from server.engine_metrics import EngineCollector
 from server.host_metrics import Facts, ProcessMetrics
+from server.knowledge_metrics import KnowledgeMetrics
 from server.metrics import Metrics
 from server.routes import ROUTES
 
@@ -43,7 +45,8 @@ def families(engine: Engine, powercap: Path) -> list[Metric]:
     metrics = Metrics("x")
     meter = EnergyMeter(rapl_domains(powercap), engine.stats, "x")
     facts = Facts(engine.model, Path("model.gguf"), "name", "x")
-    for collector in (EngineCollector(engine, "x"), ProcessMetrics("x"), facts, meter):
+    knowledge = KnowledgeMetrics(lambda: StoreStats(1, 2, 3, 4, 5, None), "x")
+    for collector in (EngineCollector(engine, "x"), ProcessMetrics("x"), facts, meter, knowledge):
         metrics.watch(collector)
     metrics.phases.labels("x", "p")
     metrics.beside.labels("x", "p")

@@ -7,6 +7,7 @@ with it. Knows prometheus_client's families and files; knows nothing of what is 
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -44,6 +45,8 @@ _TOTALS: Final = frozenset({"counter", "histogram"})
 PERIOD: Final = 1.0
 
 _DEPARTED: Final = "departed"
+
+log = logging.getLogger("server")
 
 
 class _Sample(msgspec.Struct, array_like=True):
@@ -89,8 +92,11 @@ class Folder:
         new.rename(self.path / name)
 
     def names(self) -> list[str]:
-        """Return the files' names."""
-        return [path.name for path in self.path.iterdir() if not path.name.startswith(".")]
+        """Return the files' names; none when the server has ended and the folder is gone."""
+        try:
+            return [path.name for path in self.path.iterdir() if not path.name.startswith(".")]
+        except FileNotFoundError:
+            return []
 
     def read(self, name: str) -> _Snapshot:
         """Return a file's content; FileNotFoundError if it is gone."""
@@ -147,7 +153,10 @@ class SummedMetrics(Collector):
 
     def _publish(self) -> list[_Family]:
         families = [_family(metric) for metric in self._registry.collect()]
-        self._folder.write(self._name, _Snapshot(families))
+        try:
+            self._folder.write(self._name, _Snapshot(families))
+        except OSError as error:  # the others will not see this worker's newest figures
+            log.warning("%s: %s", self._folder.path, error)
         return families
 
     def _run(self) -> None:

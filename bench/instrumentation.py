@@ -98,7 +98,7 @@ def step_cost(rows: int, repeats: int = 2000) -> float:
         done = clock()
         for course in courses:
             course.token(done, 1e-5)
-            counters.decoded_tokens += 1
+            counters.generated_tokens += 1
         counters.steps += 1
         counters.prefill_tokens += 0
         counters.decode_seconds += 1e-2

@@ -90,6 +90,7 @@ class Prometheus:
     def _ready(self) -> bool:
         assert all(process.poll() is None for process in self._processes), self._log.read_text()
         try:
-            return self.values("up") == [1, 1]
-        except OSError:
+            urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=PATIENCE).close()
+        except OSError:  # refused, or 503 while it starts
             return False
+        return self.values("up") == [1, 1]

@@ -13,6 +13,7 @@ from llama_native import Model
 from server.schema.tools import Tool
 from server.structured import grammar
 from server.structured.formats import HERMES, LLAMA3, MISTRAL, ToolFormat
+from server.structured.one_of import rewritten
 from server.structured.plan import plan
 
 FORMATS = [HERMES, LLAMA3, MISTRAL]
@@ -127,3 +128,36 @@ def test_json_as_json_dumps_writes_it(constraints: Constraints, vocab_model: Mod
     if value:
         assert takes(constraint, vocab_model, json.dumps(value, indent=2)) == "no"
         assert takes(constraint, vocab_model, json.dumps(value, separators=(",", ":"))) == "no"
+
+
+def kinds(*values: Any, **more: Any) -> dict[str, Any]:
+    parts = [{"type": "object", "properties": {"k": value}, "required": ["k"], **more} for value in values]
+    return {"oneOf": parts}
+
+
+@pytest.mark.parametrize(
+    ("schema", "same"),
+    [
+        (kinds({"const": "a"}, {"const": "b"}), True),
+        (kinds({"const": "a"}, {"enum": ["b", None, True]}), True),
+        (kinds({"const": "a"}, {"enum": ["b", "a"]}), False),
+        (kinds({"const": 1}, {"const": 1.0}), False),
+        (kinds({"const": "a"}, {"const": "b"}, required=[]), False),
+        (kinds({"const": "a"}, {"type": "string"}), False),
+        ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, False),
+        ({"oneOf": []}, False),
+        ({"oneOf": {}}, False),
+        ({"oneOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"$ref": "#/$defs/a"}}}, False),
+    ],
+    ids=str,
+)
+def test_one_of_means_any_of_where_a_property_tells_the_parts_apart(schema: Any, same: bool) -> None:
+    inside = {"type": "array", "items": schema}
+    expected = {**schema, "anyOf": schema["oneOf"]} if same else dict(schema)
+    if same:
+        del expected["oneOf"]
+    if "$defs" in schema:
+        assert rewritten(schema) == expected
+    else:
+        assert rewritten(inside) == {"type": "array", "items": expected}
+    assert rewritten({"const": schema}) == {"const": schema}

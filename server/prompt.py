@@ -67,6 +67,12 @@ class PromptBuilder:
         """How the model writes calls of tools."""
         return self._template.tool_format
 
+    def completion(self, text: str, timings: Timings) -> Tokens:
+        """Return the ids of a text to go on with, control tokens recognised. Raises `ApiError` if it is too long."""
+        with timings.phase("tokenize"):
+            self._check_length(text, "prompt")
+            return self.tokenize(text)
+
     def tokenize(self, text: str) -> Tokens:
         """Return the ids of `text`, control tokens recognised except across cuts, with BOS if the model wants one."""
         parts = [self._vocab.tokenize(part, parse_special=True) for part in text.split(_CUT) if part]
@@ -74,6 +80,10 @@ class PromptBuilder:
         if self._vocab.add_bos and bos is not None and not (parts and parts[0].size and parts[0][0] == bos):
             parts.insert(0, np.array([bos], dtype=np.int32))
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
+
+    def close(self) -> None:
+        """End the template's process."""
+        self._template.close()
 
     def _text(
         self, messages: list[Message], variables: dict[str, Any] | None, tools: list[dict[str, Any]] | None
@@ -96,8 +106,8 @@ class PromptBuilder:
         for message, text in zip(messages, texts, strict=True):
             fields = {key: value for key, value in msgspec.to_builtins(message).items() if value is not None}
             plain.append({**fields, "content": text})
-        variables = self._cut_all(variables or {})
         try:
+            variables = self._cut_all(variables or {})
             if not self._template.knows_tools:
                 return self._template.render(self._cut_all(as_text(plain, tools)), variables)
             # Most templates write the arguments of earlier calls with `tojson`, some join them to other text.
@@ -110,6 +120,8 @@ class PromptBuilder:
                 return self._template.render(self._cut_all(plain), variables, self._cut_all(tools))
         except TemplateError as error:
             raise invalid("messages", str(error)) from error
+        except RecursionError as error:
+            raise invalid("messages", "they, their tools or template variables are nested too deeply") from error
 
     def _fill(self, messages: list[Message], texts: list[str]) -> str:
         """Fill MODEL_PROMPT_TEMPLATE: {query} is the last user message, {context} empty without a knowledge base."""
@@ -133,12 +145,12 @@ class PromptBuilder:
         """Put a cut behind the first character of every spelling of a control token."""
         return self._control.sub(lambda match: match[1] + _CUT, text) if self._control else text
 
-    def _check_length(self, text: str) -> None:
+    def _check_length(self, text: str, param: str = "messages") -> None:
         """Refuse, before it is tokenized, text that no tokenization makes short enough to leave room for an answer."""
         size = len(text.replace(_CUT, "").encode())
         least = -(-size // self._vocab.longest_token)
         if least >= self._context_size:
-            raise context_length_exceeded(f"at least {least}", self._context_size - 1)
+            raise context_length_exceeded(f"at least {least}", self._context_size - 1, param)
 
 
 def _control_tokens(vocab: Vocab) -> re.Pattern[str] | None:

@@ -25,6 +25,7 @@ from server.errors import ApiError, engine_failed, shutting_down, unavailable
 from server.host_metrics import Facts, ProcessMetrics
 from server.metrics import Metrics
 from server.prompt import PromptBuilder
+from server.reasoning import tag_tokens
 from server.template import CHATML, ChatTemplate, TemplateError
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Loaded:
     """The embedding model; None if EMBEDDING_MODEL does not exist."""
     created: int
     """When the model was loaded, in seconds since the epoch."""
+    tag_tokens: frozenset[int]
+    """Control tokens that are shown in answers, because they have a meaning there."""
 
     @property
     def vocab(self) -> Vocab:
@@ -153,6 +156,7 @@ class Service:
                 self._loader.join()
             if self._loaded is not None:
                 self._loaded.engine.close()
+                self._loaded.prompts.close()
                 self._loaded.model.close()
                 if self._loaded.embedder is not None:
                     self._loaded.embedder.close()
@@ -238,7 +242,7 @@ class Service:
             "one pool" if plan.unified else "streams",
             "on" if plan.flash_attention else "off",
         )
-        return Loaded(model, engine, prompts, embedder, int(time.time()))
+        return Loaded(model, engine, prompts, embedder, int(time.time()), tag_tokens(vocab))
 
     def _on_progress(self, share: float) -> bool:
         self.progress = share

@@ -1,22 +1,24 @@
 """Chat templates: Jinja programs, shipped inside GGUF files, that turn messages into one prompt text.
 
-They come from strangers, so they run in Jinja2's immutable sandbox and their output is bounded. The functions are
-those that Hugging Face Transformers gives its templates. Knows Jinja and message dictionaries; knows nothing of
-tokens.
+They come from strangers, so they run in a process of their own (`server.template_process`), with a limit on memory, and
+are killed when they take too long. Knows that process and message dictionaries; knows nothing of tokens.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 import logging
+import socket
+import struct
+import subprocess
+import sys
+import threading
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from pathlib import Path
+from typing import Any, Final
 
-import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import msgspec
 
+from engine import clock
 from server.structured.formats import detect
 
 log = logging.getLogger("server.template")
@@ -27,29 +29,36 @@ CHATML: Final = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
-#: A prompt may be this many characters longer than all the text that went into it, before the template is stopped.
-MAX_ADDED_CHARACTERS: Final = 1_000_000
+#: How long a template may take, in seconds. Real ones take microseconds for each message.
+RENDER_SECONDS: Final = 5.0
+
+#: How long the process may take to start, Python and Jinja included, in seconds.
+START_SECONDS: Final = 30.0
+
+_PROGRAM: Final = Path(__file__).with_name("template_process.py")
 
 
 class TemplateError(Exception):
     """The template cannot be compiled, or it failed on these messages; the message says why."""
 
 
+class _Rendered(msgspec.Struct):
+    """What the process answers: one of the two."""
+
+    text: str | None
+    error: str | None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Rendered).decode
+
+
 class ChatTemplate:
-    """A compiled chat template. Rendering is safe from any thread."""
+    """A compiled chat template in its process. Safe from any thread, one rendering at a time."""
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
-        """Compile `source`. Raises `TemplateError` if it is not a valid template."""
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, extensions=[loopcontrols]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _strftime_now
-        try:
-            self._template = environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
-            raise TemplateError(f"the model's chat template is broken: {_reason(error)}") from error
+        """Start the process and compile `source`. Raises `TemplateError` if it is not a valid template."""
+        self._source = source
         #: Templates written before the role existed do not know "developer"; "system" means the same to them.
         self._knows_developer = "developer" in source
         #: It shows the model its tools, and earlier calls; others know neither.
@@ -57,6 +66,8 @@ class ChatTemplate:
         #: How the model writes calls of tools.
         self.tool_format = detect(source)
         self._constants = {"bos_token": bos_token, "eos_token": eos_token, "documents": None}
+        self._lock = threading.Lock()
+        self._process: _Process | None = _Process(source)
 
     def render(
         self,
@@ -68,46 +79,83 @@ class ChatTemplate:
 
         `messages` are dictionaries with `role`, `content` (text) and what else the request gave. `variables` are
         further template variables. `tools` are shown by templates that know them. Raises `TemplateError` if the
-        template fails or refuses the messages.
+        template fails, refuses the messages, or takes too long or too much memory.
         """
         if not self._knows_developer:
             messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
         given = {"messages": messages, "tools": tools, "add_generation_prompt": True}
         values = {**(variables or {}), **self._constants, **given}
-        limit = MAX_ADDED_CHARACTERS + sum(len(str(message)) for message in messages)
-        parts: list[str] = []
+        with self._lock:
+            try:
+                if self._process is None:
+                    self._process = _Process(self._source)
+                rendered = self._process.ask(values, RENDER_SECONDS)
+            except OSError as error:
+                self._end()
+                late = isinstance(error, TimeoutError)
+                reason = f"takes more than {RENDER_SECONDS:g} s" if late else f"ended its process ({error})"
+                log.error("the chat template %s; its process was killed", reason)
+                raise TemplateError(f"the chat template {reason}") from error
+            except msgspec.MsgspecError as error:  # lone surrogates
+                raise TemplateError("the chat template writes what is not text") from error
+        if rendered.text is None:
+            raise TemplateError(f"the chat template refuses these messages: {rendered.error}")
+        return rendered.text
+
+    def close(self) -> None:
+        """End the process. May be called twice."""
+        with self._lock:
+            self._end()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+
+class _Process:
+    """One child process with the compiled template."""
+
+    def __init__(self, source: str) -> None:
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", str(_PROGRAM)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         try:
-            for part in self._template.generate(values):
-                parts.append(part)
-                limit -= len(part)
-                if limit < 0:
-                    raise TemplateError("the chat template writes without end")
-        except TemplateError:
-            raise
-        except Exception as error:  # A template is a program: it can raise anything a Python expression can.
-            raise TemplateError(f"the chat template refuses these messages: {_reason(error)}") from error
-        return "".join(parts)
+            error = self.ask({"source": source}, START_SECONDS).error
+        except OSError as failure:
+            self.kill()
+            raise TemplateError(f"the model's chat template cannot be compiled: {failure}") from failure
+        if error is not None:
+            self.kill()
+            raise TemplateError(f"the model's chat template is broken: {error}")
 
+    def ask(self, values: object, seconds: float) -> _Rendered:
+        """Send `values`, return the answer. Raises OSError if the process ends or takes longer than `seconds`."""
+        data = _encode(values)
+        deadline = clock() + seconds
+        self._socket.settimeout(seconds)
+        self._socket.sendall(struct.pack(">Q", len(data)) + data)
+        (length,) = struct.unpack(">Q", self._receive(8, deadline))
+        return _decode(self._receive(length, deadline))
 
-def _reason(error: BaseException) -> str:
-    line = getattr(error, "lineno", None)
-    return f"{error or type(error).__name__}" + (f" (line {line})" if line else "")
+    def kill(self) -> None:
+        """End the process now."""
+        self._child.kill()
+        self._child.wait()
+        self._socket.close()
 
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return dt.datetime.now().strftime(pattern)
-
-
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """As Transformers has it: Jinja's own filter escapes for HTML, which models are not trained on."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    def _receive(self, length: int, deadline: float) -> bytes:
+        data = bytearray()
+        while len(data) < length:
+            self._socket.settimeout(max(0.001, deadline - clock()))
+            part = self._socket.recv(min(length - len(data), 1 << 20))
+            if not part:
+                raise ConnectionResetError("it closed the connection")
+            data += part
+        return bytes(data)

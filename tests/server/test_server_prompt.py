@@ -1,5 +1,7 @@
 """Messages to token ids: the model's own template, and text that tries to be more than text."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,17 +12,19 @@ from llama_native import Model
 from server.errors import ApiError
 from server.prompt import PromptBuilder
 from server.schema.chat import FunctionCall, Message, ToolCall
-from server.template import ChatTemplate, TemplateError
+from server.template import ChatTemplate
 
 CONTEXT = 100_000
 
 
 @pytest.fixture(scope="session")
-def prompts(vocab_model: Model) -> PromptBuilder:
+def prompts(vocab_model: Model) -> Iterator[PromptBuilder]:
     source = vocab_model.chat_template()
     assert source is not None
     template = ChatTemplate(source, "<|im_start|>", "<|im_end|>")
-    return PromptBuilder(vocab_model.vocab, template, None, CONTEXT)
+    builder = PromptBuilder(vocab_model.vocab, template, None, CONTEXT)
+    yield builder
+    builder.close()
 
 
 def ids(prompts: PromptBuilder, *messages: Message) -> list[int]:
@@ -88,48 +92,3 @@ def test_text_that_cannot_fit_is_refused_before_any_work(vocab_model: Model) -> 
         PromptBuilder(vocab_model.vocab, ChatTemplate("{{ extra }}", "", ""), None, 10).chat(
             [Message("user", "x")], {"extra": "a" * 10_000}, Timings()
         )
-
-
-def render(source: str, **variables: object) -> str:
-    return ChatTemplate(source, "<s>", "</s>").render([{"role": "user", "content": "hi"}], variables)
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}", "<s>hi</s>"),
-        ("{% for i in range(5) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
-        ("{{ {'b': '<é>', 'a': 1} | tojson }}", '{"b": "<é>", "a": 1}'),
-        ("{% if add_generation_prompt %}\n  {% set x = 1 %}\nA{% endif %}\n", "A"),
-        ("{{ thinking }}", "False"),
-        ("{{ tools is none }}", "True"),
-    ],
-)
-def test_what_templates_may_use(source: str, expected: str) -> None:
-    assert render(source, thinking=False, bos_token="no") == expected
-
-
-def test_the_date_in_a_template() -> None:
-    assert len(render("{{ strftime_now('%Y-%m-%d') }}")) == 10
-
-
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [
-        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-        ("{{ messages[0].content.nothing.here }}", "no attribute 'nothing'"),
-        ("{{ ''.__class__.__mro__ }}", "unsafe"),
-        ("{{ messages.append(1) }}", "unsafe|not safely callable"),
-        ("{{ 1 // 0 }}", "division"),
-        ("{% for i in range(999) %}{% for j in range(9999) %}xxxxxxxxxx{% endfor %}{% endfor %}", "writes without end"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
-    ],
-)
-def test_failing_and_hostile_templates_are_contained(source: str, reason: str) -> None:
-    with pytest.raises(TemplateError, match=reason):
-        render(source)
-
-
-def test_a_broken_template_is_refused_when_it_is_compiled() -> None:
-    with pytest.raises(TemplateError, match=r"broken: .* \(line 2\)"):
-        ChatTemplate("\n{% if %}", "", "")

@@ -10,6 +10,7 @@ Knows token ids; knows nothing of text, JSON or HTTP.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from engine.scheduler import Run, Scheduler, Step
 from engine.settings import EngineSettings
 from engine.stats import Counters, EngineStats
 from engine.timings import clock
-from llama_native import Batch, DecodeError, Model, Sampler, top_logprobs
+from llama_native import Batch, DecodeError, Model, Sampler, SamplingError, top_logprobs
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +237,7 @@ class Engine:
 
     def _step(self, step: Step) -> None:
         begin = clock()
-        runs, rows = self._fill(step)
+        runs, rows, scored = self._fill(step)
         filled = clock()
         samplers = [run.sampler for run in runs]
         masks = self._masks.compute([(run.constraint, run.sequence.id) for run in runs])
@@ -247,6 +248,8 @@ class Engine:
             self._fail(step, error)
             return
         done = clock()
+        for run, row, count in scored:
+            self._score(run, row, count)
         for run in step.decode:
             self._kv.computed(run.sequence, np.array((run.token,), dtype=np.int32))
         for run, count in step.prefill:
@@ -271,10 +274,13 @@ class Engine:
         counters.decode_rows.add(len(step.decode))
         counters.prefill_rows.add(step.prefill_tokens)
         counters.busy_seconds += clock() - begin
-        self._pace.observe(len(step.decode), step.prefill_tokens, done - begin)
+        if not scored:  # their rows of logits take time that other prompts do not
+            self._pace.observe(len(step.decode), step.prefill_tokens, done - begin)
 
-    def _fill(self, step: Step) -> tuple[list[Run], list[int]]:
-        """Write the step into the batch, in order of sequence; returns who gets a token, and from which row.
+    def _fill(self, step: Step) -> tuple[list[Run], list[int], list[tuple[Run, int, int]]]:
+        """Write the step into the batch, in order of sequence.
+
+        Returns who gets a token, and from which row; and whose prompt is scored, from which row on, how many rows.
 
         llama.cpp computes neighbouring sequences together only if they follow each other in the batch.
         """
@@ -282,6 +288,7 @@ class Engine:
         batch.clear()
         runs: list[Run] = []
         rows: list[int] = []
+        scored: list[tuple[Run, int, int]] = []
         parts = [(run, 0) for run in step.decode] + step.prefill
         parts.sort(key=lambda part: part[0].sequence.id)
         for run, count in parts:
@@ -289,18 +296,38 @@ class Engine:
             if count:
                 last = count == run.remaining
                 tokens = run.generation.request.prompt[start : start + count]
-                batch.extend(tokens, start, run.sequence.id, output_last=last)
+                if run.scores:
+                    scored.append((run, batch.n_tokens, count))
+                batch.extend(tokens, start, run.sequence.id, output_last=last, output_all=run.scores)
             else:
                 last = True
                 batch.add(run.token, start, run.sequence.id, output=True)
             if last:
                 runs.append(run)
                 rows.append(batch.n_tokens - 1)
-        return runs, rows
+        return runs, rows, scored
+
+    def _score(self, run: Run, row: int, count: int) -> None:
+        """Hand out the log probabilities of the prompt tokens that follow those in `count` rows from `row` on."""
+        request, start = run.generation.request, run.sequence.length
+        following = request.prompt[start + 1 : start + count + 1].tolist()
+        k = request.prompt_logprobs or 0
+        run.generation.put(tuple(self._logprobs(row + i, token, k) for i, token in enumerate(following)))
+
+    def _logprobs(self, row: int, token: int, k: int) -> TokenLogprobs:
+        try:
+            logprob, ids, logprobs = top_logprobs(self._native.logits(row), token, k)
+        except SamplingError:  # a broken model: the logits are not finite
+            return TokenLogprobs(token, -math.inf, ())
+        return TokenLogprobs(token, logprob, tuple(zip(ids.tolist(), logprobs.tolist(), strict=True)))
 
     def _hand_out(self, run: Run, row: int, token: int, now: float, sampling_seconds: float) -> None:
         """Give a run its new token, and end it where that was the last."""
         generation, course, constraint = run.generation, run.generation.course, run.constraint
+        if run.max_tokens == 0:
+            course.sampled(sampling_seconds)
+            self._finish(run, LENGTH, now)
+            return
         if token in self.model.vocab.eog_tokens and (constraint is not None or not generation.request.ignore_eos):
             course.sampled(sampling_seconds)
             self._finish(run, STOP, now)
@@ -313,8 +340,7 @@ class Engine:
         if k is None:
             generation.put(token)
         else:
-            logprob, ids, logprobs = top_logprobs(self._native.logits(row), token, k)
-            generation.put(TokenLogprobs(token, logprob, tuple(zip(ids.tolist(), logprobs.tolist(), strict=True))))
+            generation.put(self._logprobs(row, token, k))
         if constraint is not None:
             constraint.accept(token)
             if constraint.complete:

@@ -22,7 +22,7 @@ LENGTH: Final = "length"
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Log probabilities (natural) of one generated token and of the most probable alternatives, best first."""
+    """Log probabilities (natural) of one token and of the most probable alternatives, best first."""
 
     token: int
     logprob: float
@@ -50,8 +50,8 @@ class End:
     error: Exception | None = None
 
 
-#: From the engine thread: a token, a token with log probabilities, or the end.
-Item = int | TokenLogprobs | End
+#: From the engine thread: a token, a token with log probabilities, those of prompt tokens, or the end.
+Item = int | TokenLogprobs | tuple[TokenLogprobs, ...] | End
 
 #: Where the engine thread leaves them, each with the generation it belongs to. Generations may share one.
 Inbox = queue.SimpleQueue[tuple["Generation", Item]]
@@ -75,6 +75,8 @@ class Generation:
         self.prompt_tokens = int(request.prompt.size)
         self.cached_tokens = 0
         self.completion_tokens = 0
+        #: One entry for each prompt token but the first, if asked for; complete before the first piece.
+        self.prompt_logprobs: list[TokenLogprobs] = []
         #: Why the generation ended; None while it runs or when it failed.
         self.finish_reason: str | None = None
         self._vocab = vocab
@@ -144,6 +146,9 @@ class Generation:
                 raise item.error
             text = self._stops.feed(self._utf8.flush())
             return self._piece(text + self._stops.flush(), STOP if self._stops.matched else item.finish_reason)
+        if isinstance(item, tuple):
+            self.prompt_logprobs += item
+            return None
         if isinstance(item, int):
             token = item
         else:

@@ -46,6 +46,9 @@ PARALLEL_GPU: Final = 16
 #: Most prompt tokens in a step, unless calibration finds that fewer are as fast.
 LARGEST_CHUNK: Final = 512
 
+#: Most prompt tokens in a step whose log probabilities are wanted. Each takes a row of logits (demo model: 0.2 MB).
+SCORED_TOKENS: Final = 32
+
 GPUS: Final = (DeviceType.GPU, DeviceType.IGPU)
 
 #: Share of the free memory that a default KV cache may take.
@@ -152,7 +155,7 @@ def context_params(plan: Plan) -> ContextParams:
         flash_attention=FlashAttention.ON if plan.flash_attention else FlashAttention.OFF,
         type_k=plan.kv_type,
         type_v=plan.kv_type,
-        n_outputs_max=plan.parallel,
+        n_outputs_max=plan.parallel + SCORED_TOKENS,
         swa_full=True,
     )
 

@@ -95,6 +95,8 @@ class SamplingParams:
         _within("mirostat_eta", self.mirostat_eta, 0.0, 1.0)
         if self.logprobs is not None:
             _within("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if not all(text and "\0" not in text for text in self.dry_sequence_breakers):
+            raise InvalidRequest("dry_sequence_breakers", "a sequence breaker needs a text without null characters")
         for token, bias in self.logit_bias:
             if math.isnan(bias) or bias == math.inf:
                 raise InvalidRequest("logit_bias", f"the bias of token {token} must be a number, not {bias}")
@@ -105,11 +107,13 @@ class Request:
     """One generation to be made.
 
     `prompt` holds token ids, int32, shape (n,), n >= 1. `max_tokens` bounds the answer; the context may end it
-    earlier. `stop` are strings before which the text ends. `ignore_eos` goes on after the model's end-of-generation
-    token. `visible` are control tokens whose text belongs into the answer, where control tokens have none otherwise.
-    `constraint` is a grammar that the answer follows, and ends with, whatever `ignore_eos` says. `timeout` is the time
-    limit for the whole answer, queue included, in seconds. `cache_prompt` False computes the whole prompt anew.
-    `timings` is the request's stopwatch, shared with the caller.
+    earlier; 0 only computes the prompt. `prompt_logprobs` k asks for the log probability of every prompt token but the
+    first, and for the k most probable ones at its place; that takes logits which the cache does not keep, so the whole
+    prompt is computed anew. `stop` are strings before which the text ends. `ignore_eos` goes on after the model's
+    end-of-generation token. `visible` are control tokens whose text belongs into the answer, where control tokens have
+    none otherwise. `constraint` is a grammar that the answer follows, and ends with, whatever `ignore_eos` says.
+    `timeout` is the time limit for the whole answer, queue included, in seconds. `cache_prompt` False computes the
+    whole prompt anew. `timings` is the request's stopwatch, shared with the caller.
 
     Raises `InvalidRequest` on creation for values that cannot be right.
     """
@@ -123,18 +127,26 @@ class Request:
     constraint: Constraint | None = None
     timeout: float | None = None
     cache_prompt: bool = True
+    prompt_logprobs: int | None = None
     timings: Timings = field(default_factory=Timings)
 
     def __post_init__(self) -> None:
         self.prompt = np.ascontiguousarray(self.prompt, dtype=np.int32)
         if self.prompt.ndim != 1 or self.prompt.size == 0:
             raise InvalidRequest("prompt", "the prompt must hold at least one token")
-        if self.max_tokens < 1:
-            raise InvalidRequest("max_tokens", f"max_tokens must be at least 1, not {self.max_tokens}")
+        if self.max_tokens < 0:
+            raise InvalidRequest("max_tokens", f"max_tokens must not be negative, as {self.max_tokens} is")
+        if self.prompt_logprobs is not None:
+            _within("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
         if any(not stop for stop in self.stop):
             raise InvalidRequest("stop", "a stop string must not be empty")
         if self.timeout is not None and not self.timeout > 0:
             raise InvalidRequest("timeout", f"the time limit must be positive, not {self.timeout}")
+
+    @property
+    def may_reuse(self) -> bool:
+        """Whether a prefix of the prompt that is in the cache can be taken from there."""
+        return self.cache_prompt and self.prompt_logprobs is None
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

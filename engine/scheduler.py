@@ -18,6 +18,7 @@ from engine.errors import DeadlineExceeded, EngineError, QueueTimeout
 from engine.generation import Generation
 from engine.kv import KVCache, Placement, Sequence
 from engine.pace import Pace
+from engine.plan import SCORED_TOKENS
 from engine.request import Request
 from engine.timings import clock
 from llama_native import Sampler
@@ -44,6 +45,11 @@ class Run:
     def prefilling(self) -> bool:
         """The prompt is not wholly in the cache yet."""
         return self.token < 0
+
+    @property
+    def scores(self) -> bool:
+        """Every token of the prompt gets logits."""
+        return self.generation.request.prompt_logprobs is not None
 
     @property
     def needed(self) -> int:
@@ -92,7 +98,7 @@ class Scheduler:
             placement = self._kv.place(request.prompt)
             if placement is None:
                 return
-            if not request.cache_prompt:
+            if not request.may_reuse:
                 placement = Placement(placement.target, placement.target, 0)
             if placement.awaited:
                 continue
@@ -110,10 +116,14 @@ class Scheduler:
         prefilling = [run for run in self.running if run.prefilling]
         if prefilling:
             budget = min(self._pace.chunk(len(step.decode)), self._max_batch - len(step.decode))
+            scored = SCORED_TOKENS
             for run in prefilling:
                 count = min(run.remaining, budget)
+                if run.scores:
+                    count = min(count, scored)
+                    scored -= count
                 if count <= 0:
-                    break
+                    continue
                 step.prefill.append((run, count))
                 budget -= count
             step.prefill.sort(key=lambda item: item[0].sequence.id)

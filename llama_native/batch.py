@@ -99,8 +99,12 @@ class Batch:
         self._c.n_tokens = i + 1
         return int(i)
 
-    def extend(self, tokens: TokenLike, pos0: int, seq: int, output_last: bool = False) -> int:
+    def extend(
+        self, tokens: TokenLike, pos0: int, seq: int, output_last: bool = False, output_all: bool = False
+    ) -> int:
         """Appends tokens of one sequence at the positions pos0, pos0 + 1, ...; returns the index of the last one.
+
+        `output_last` and `output_all` say which of them get logits.
 
         Raises `ValueError` when there are none, they do not fit or are no token ids; then nothing was added.
         """
@@ -113,7 +117,7 @@ class Batch:
         self.pos[start:end] = np.arange(pos0, pos0 + n, dtype=np.int32)
         self.n_seq_id[start:end] = 1
         self.seq_id[start:end, 0] = seq
-        self.output[start:end] = 0
-        self.output[end - 1] = output_last
+        self.output[start:end] = output_all
+        self.output[end - 1] = output_last or output_all
         self._c.n_tokens = end
         return int(end - 1)

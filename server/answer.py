@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from engine import EngineError, EngineStopped, Piece, Request
+from engine import EngineError, EngineStopped, Piece, Request, TokenLogprobs
 from server.errors import CLIENT_CLOSED_REQUEST, ClientGoneError
 from server.exchange import Exchange
 from server.refusals import from_engine
@@ -59,6 +59,10 @@ class Answer:
             raise self._explained(error) from error
         exchange.requests = requests
         exchange.prompt_tokens = self.prompt_tokens
+
+    def prompt_logprobs(self, index: int) -> Sequence[TokenLogprobs]:
+        """Return one entry for each prompt token of request `index` but the first, from its first piece on."""
+        return self._group.generations[index].prompt_logprobs
 
     @property
     def prompt_tokens(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 from engine import Piece
 from server import sse
@@ -20,15 +20,13 @@ from server.schema.answer import ChatChoice, ChatCompletion, ChatLogprobs, Timin
 class ChatReply:
     """The reply to one chat completion request (see `server.reply.Reply`)."""
 
-    def __init__(
-        self, answer: Answer, model: str, *, include_usage: bool, reader: Callable[[], MessageReader] = MessageReader
-    ) -> None:
-        """`model` is the name to answer with; `reader` makes the reader of a choice's text."""
+    def __init__(self, answer: Answer, model: str, readers: Sequence[MessageReader], *, include_usage: bool) -> None:
+        """`model` is the name to answer with; `readers` has one for each choice."""
         self._answer = answer
         self._model = model
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
-        self._readers = [reader() for _ in answer.requests]
+        self._readers = readers
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in answer.requests]
         self._reasons = [""] * len(answer.requests)
         self._renderer = sse.ChunkRenderer(self._id, self._created, model, include_usage=include_usage)

@@ -91,13 +91,14 @@ def internal(request_id: str) -> ApiError:
     )
 
 
-def context_length_exceeded(prompt_tokens: str, limit: int) -> ApiError:
+def context_length_exceeded(prompt_tokens: str, limit: int, param: str = "messages") -> ApiError:
     """Return the 400 for a prompt of `prompt_tokens` tokens (a count, perhaps with words) where `limit` would fit."""
+    subject = "the messages have" if param == "messages" else f"{param} has"
     return ApiError(
         400,
-        f"This model accepts prompts of at most {limit} tokens, but the messages have {prompt_tokens} tokens. "
-        "Please shorten them.",
-        param="messages",
+        f"This model accepts prompts of at most {limit} tokens, but {subject} {prompt_tokens} tokens. "
+        "Please shorten it.",
+        param=param,
         code="context_length_exceeded",
     )
 

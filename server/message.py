@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec import UNSET
+
+from server.reasoning import ReasoningSplitter
 from server.schema.answer import AnswerToolCall, AssistantMessage, CalledFunction, Delta, ToolCallDelta
 from server.structured.reader import ToolCallReader
 
@@ -17,30 +20,39 @@ TOOL_CALLS: Final = "tool_calls"
 class MessageReader:
     """Reads the text of one choice."""
 
-    def __init__(self, calls: ToolCallReader | None = None) -> None:
-        """`calls` finds calls of tools; without one, all text is content."""
+    def __init__(self, splitter: ReasoningSplitter | None = None, calls: ToolCallReader | None = None) -> None:
+        """`splitter` finds the model's thoughts, `calls` calls of tools; without either, all text is content."""
+        self._splitter = splitter
         self._reader = calls
         self._content: list[str] = []
+        self._reasoning: list[str] = []
         self._calls: list[AnswerToolCall] = []
 
     def feed(self, text: str, *, last: bool) -> Delta:
         """Take the next text, return what it adds to the message. `last`: nothing follows, so nothing is held back."""
+        reasoning = ""
         calls: list[ToolCallDelta] = []
+        if self._splitter is not None:
+            reasoning, text = self._splitter.feed(text)
+            if last:
+                more_reasoning, more_text = self._splitter.flush()
+                reasoning, text = reasoning + more_reasoning, text + more_text
         if self._reader is not None:
             text, calls = self._reader.feed(text)
             if last:
                 text += self._reader.flush()
+        self._reasoning.append(reasoning)
         self._content.append(text)
         for call in calls:
             self._add(call)
-        return Delta(content=text or None, tool_calls=calls or None)
+        return Delta(content=text or None, reasoning_content=reasoning or None, tool_calls=calls or None)
 
     def message(self) -> AssistantMessage:
         """Return the whole message, when everything was fed."""
-        content = "".join(self._content)
+        content, reasoning = "".join(self._content), "".join(self._reasoning) or UNSET
         if not self._calls:
-            return AssistantMessage("assistant", content)
-        return AssistantMessage("assistant", content or None, tool_calls=self._calls)
+            return AssistantMessage("assistant", content, reasoning)
+        return AssistantMessage("assistant", content or None, reasoning, tool_calls=self._calls)
 
     def finish_reason(self, reason: str) -> str:
         """Return OpenAI's finish_reason, given the engine's."""

@@ -13,11 +13,13 @@ import msgspec
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response
 
-from server.routes import chat, embeddings, engine, health, models, openapi, page, tokens
+from server.routes import chat, completions, embeddings, engine, health, models, openapi, page, responses, tokens
 from server.schema.answer import ChatCompletion
 from server.schema.chat import ChatRequest
+from server.schema.completion import CompletionRequest, TextCompletion
 from server.schema.embeddings import EmbeddingsBody, EmbeddingsRequest
 from server.schema.engine import EngineBody
+from server.schema.responses import ResponsesRequest
 from server.schema.tokens import (
     ApplyTemplateBody,
     ApplyTemplateRequest,
@@ -53,6 +55,8 @@ class Route(NamedTuple):
 
 ROUTES = (
     Route("POST", "/v1/chat/completions", chat.create, ChatRequest, ChatCompletion, stream=True),
+    Route("POST", "/v1/completions", completions.create, CompletionRequest, TextCompletion, stream=True),
+    Route("POST", "/v1/responses", responses.create, ResponsesRequest, stream=True),
     Route("POST", "/v1/embeddings", embeddings.create, EmbeddingsRequest, EmbeddingsBody),
     Route("GET", "/v1/models", models.index, answer=models.ModelList),
     Route("GET", "/v1/models/<path:model>", models.show, answer=models.ModelBody),

@@ -11,10 +11,11 @@ from server.body import read_json
 from server.chat_reply import ChatReply
 from server.exchange import Exchange
 from server.message import MessageReader
+from server.reasoning import ReasoningSplitter
 from server.routes import models
 from server.schema.chat import ChatRequest
 from server.service import Service
-from server.structured.plan import plan
+from server.structured.plan import plan, shown_tools
 
 _decoder = msgspec.json.Decoder(ChatRequest)
 
@@ -26,6 +27,11 @@ def create(service: Service, exchange: Exchange) -> Response:
         body = read_json(exchange.request, _decoder, service.config.max_body_bytes)
         body.check()
         models.require(service, body.model)
+        tools = shown_tools(body.tools, body.tool_choice)
+    exchange.messages = body.messages
+    prompt = loaded.prompts.chat(body.messages, body.template_variables, exchange.timings, tools)
+    thoughts = generate.opened_thoughts(loaded, prompt)
+    with exchange.timings.phase("parse"):
         structure = plan(
             loaded.engine.constraints,
             loaded.prompts.tool_format,
@@ -33,9 +39,8 @@ def create(service: Service, exchange: Exchange) -> Response:
             choice=body.tool_choice,
             parallel=body.parallel_tool_calls is not False,
             response_format=body.response_format,
+            thoughts=thoughts,
         )
-    exchange.messages = body.messages
-    prompt = loaded.prompts.chat(body.messages, body.chat_template_kwargs, exchange.timings, structure.tools)
     requests = generate.requests(
         service,
         loaded,
@@ -47,10 +52,7 @@ def create(service: Service, exchange: Exchange) -> Response:
         structure=structure,
     )
     answer = Answer(service, loaded, exchange, requests, body.choices)
-    chat = ChatReply(
-        answer,
-        service.model_names[0],
-        include_usage=body.include_usage,
-        reader=lambda: MessageReader(structure.reader()),
-    )
+    splits = body.reasoning_format != "none"
+    readers = [MessageReader(ReasoningSplitter(thoughts) if splits else None, structure.reader()) for _ in requests]
+    chat = ChatReply(answer, service.model_names[0], readers, include_usage=body.include_usage)
     return reply.send(answer, chat, stream=bool(body.stream))

@@ -118,8 +118,8 @@ class TokenLogprob(msgspec.Struct, frozen=True):
         top = []
         for token, logprob in entry.top:
             top_text, top_data = _token_text(token, vocab)
-            top.append(TopLogprob(top_text, _finite(logprob), top_data))
-        return cls(text, _finite(entry.logprob), data, top)
+            top.append(TopLogprob(top_text, finite(logprob), top_data))
+        return cls(text, finite(entry.logprob), data, top)
 
 
 class ChatLogprobs(msgspec.Struct, frozen=True):
@@ -149,6 +149,8 @@ class AssistantMessage(msgspec.Struct, frozen=True):
 
     role: str
     content: str | None
+    reasoning_content: str | UnsetType = UNSET
+    """What a reasoning model thought first; absent if it did not."""
     refusal: None = None
     tool_calls: list[AnswerToolCall] | UnsetType = UNSET
 
@@ -174,6 +176,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
 
     role: str | None = None
     content: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[ToolCallDelta] | None = None
 
     def __bool__(self) -> bool:
@@ -225,6 +228,6 @@ def _token_text(token: int, vocab: Vocab) -> tuple[str, list[int]]:
     return data.decode("utf-8", "replace"), list(data)
 
 
-def _finite(logprob: float) -> float:
+def finite(logprob: float) -> float:
     """JSON has no infinity; OpenAI writes -9999.0 for tokens that could not have been chosen."""
     return max(logprob, -9999.0)

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from engine.request import MAX_LOGPROBS
 from server.errors import ApiError, invalid
-from server.schema.sampling import Count, SamplingFields
+from server.schema.sampling import Count, SamplingFields, unsupported
 from server.schema.tools import ResponseFormat, Tool, ToolChoice
 
 
@@ -45,6 +45,7 @@ class Message(msgspec.Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
     name: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
 
@@ -52,7 +53,7 @@ class Message(msgspec.Struct, frozen=True):
         """Return the content as one string, text parts joined by line breaks. `place` names the message in errors."""
         content = self.content
         if content is None:
-            if self.tool_calls:
+            if self.tool_calls or self.reasoning_content:
                 return ""
             raise ApiError(
                 400, f"{place}.content: a message needs content.", param=f"{place}.content", code="invalid_value"
@@ -77,17 +78,32 @@ class ChatRequest(SamplingFields, kw_only=True, frozen=True):
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    functions: list[Any] | None = None
     modalities: list[str] | None = None
+    #: Whether to tell a reasoning model's thoughts from its answer ("none": leave the tags in the content).
+    reasoning_format: Literal["auto", "deepseek", "none"] | None = None
+    reasoning_effort: str | None = None
+    functions: list[Any] | None = None
+    web_search_options: Any = None
+    #: Accepted and ignored: they do not change the answer.
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    verbosity: Any = None
+    prediction: Any = None
     #: Further variables for the chat template, such as {"enable_thinking": false}.
     chat_template_kwargs: dict[str, Any] | None = None
 
     def check(self) -> None:
         """Raise `ApiError` for combinations and features that are not supported."""
+        super().check()
         if self.functions:
-            raise _unsupported("functions", "functions are not supported; tools are what has replaced them")
+            raise unsupported("functions", "functions are not supported; tools are what has replaced them")
+        if self.web_search_options is not None:
+            raise unsupported("web_search_options", "there is no web search")
         if self.modalities is not None and self.modalities != ["text"]:
-            raise _unsupported("modalities", "only ['text'] is supported")
+            raise unsupported("modalities", "only ['text'] is supported")
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("top_logprobs", "needs logprobs to be true")
 
@@ -101,6 +117,8 @@ class ChatRequest(SamplingFields, kw_only=True, frozen=True):
         """Alternatives wanted per token; None if log probabilities were not asked for."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
-
-def _unsupported(param: str, reason: str) -> ApiError:
-    return invalid(param, reason, "unsupported_value")
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What the chat template gets beside the messages."""
+        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        return {**effort, **(self.chat_template_kwargs or {})}

@@ -35,8 +35,6 @@ class Structure:
     """The form of an answer."""
 
     constraint: Constraint | None = None
-    tools: list[dict[str, Any]] | None = None
-    """What the prompt says of tools."""
     visible: frozenset[int] = frozenset()
     """Control tokens whose text the reader needs to see."""
     reader: Callable[[], ToolCallReader | None] = lambda: None
@@ -84,10 +82,18 @@ def plan(
     trigger = constraints.special(form.trigger)
     return Structure(
         constraint=_compile(constraints, source, "tools"),
-        tools=[{"type": "function", "function": msgspec.to_builtins(f)} for f in functions.values()],
         visible=frozenset() if trigger is None else frozenset((trigger,)),
         reader=lambda: ToolCallReader(form, schemas),
     )
+
+
+def shown_tools(tools: list[Tool] | None, choice: str | ToolChoice | None) -> list[dict[str, Any]] | None:
+    """Return what the prompt says of tools; None where none may be called. Raises `ApiError` as `plan` does."""
+    functions = _functions(tools or [])
+    _, callable_ = _choose(choice, functions)
+    if not callable_:
+        return None
+    return [{"type": "function", "function": msgspec.to_builtins(function)} for function in functions.values()]
 
 
 def answer_rule(response_format: ResponseFormat) -> str | None:

@@ -50,7 +50,8 @@ def test_forbidding_a_token_is_allowed() -> None:
     [
         ({"prompt": np.array([], dtype=np.int32)}, "prompt"),
         ({"prompt": np.zeros((2, 2), dtype=np.int32)}, "prompt"),
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
         ({"stop": ("a", "")}, "stop"),
         ({"timeout": 0.0}, "timeout"),
         ({"timeout": math.nan}, "timeout"),

@@ -231,3 +231,33 @@ def test_many_streams_at_once_say_what_each_says_alone(server: ServerProcess) ->
 
 def test_null_bytes_and_rare_characters_come_through(server: ServerProcess) -> None:
     assert server.chat(user("a\x00b \U0001f9a5 \ufdd0 e\u0301")).status == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dry_multiplier": 5.0, "dry_allowed_length": 1, "dry_sequence_breakers": ["\n"], "temperature": 0},
+        {"repeat_penalty": 1.8, "repeat_last_n": -1, "temperature": 0},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.05, "seed": 1, "temperature": 1.0},
+        {"mirostat": 2, "mirostat_tau": 9.0, "mirostat_eta": 0.2, "seed": 1, "temperature": 1.0},
+        {"mirostat": 1, "mirostat_tau": 9.0, "seed": 1, "temperature": 1.0},
+        {"typical_p": 0.2, "seed": 1, "temperature": 1.5, "top_k": 0, "min_p": 0, "top_p": 1},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_an_extension_changes_the_choice_of_tokens(server: ServerProcess, fields: dict[str, object]) -> None:
+    neutral = {name: fields[name] for name in ("seed", "temperature", "top_k", "min_p", "top_p") if name in fields}
+    prompt = "Repeat these words: one two one two one two one two."
+    plain = text_of(server.chat(prompt, max_tokens=40, **neutral))
+    changed = text_of(server.chat(prompt, max_tokens=40, **fields))
+    assert changed != plain
+
+
+def test_top_n_sigma_leaves_only_the_likeliest_tokens(server: ServerProcess) -> None:
+    narrow = {"top_n_sigma": 0.001, "temperature": 2.0, "top_k": 0, "top_p": 1, "min_p": 0}
+    assert text_of(server.chat(QUESTION, seed=3, **narrow)) == text_of(server.chat(QUESTION))
+
+
+def test_thoughts_in_earlier_messages_are_accepted(server: ServerProcess) -> None:
+    earlier = {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}
+    assert server.chat([*user("2 + 2?"), earlier, *user("Sure?")], reasoning_effort="low").status == 200

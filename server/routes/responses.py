@@ -1,0 +1,57 @@
+"""POST /v1/responses: OpenAI's Responses, without state: each request brings its whole conversation."""
+
+from __future__ import annotations
+
+import msgspec
+from werkzeug.wrappers import Response
+
+from server import generate, reply
+from server.answer import Answer
+from server.body import read_json
+from server.exchange import Exchange
+from server.message import MessageReader
+from server.reasoning import ReasoningSplitter
+from server.responses_reply import ResponsesReply
+from server.routes import models
+from server.schema.responses import ResponsesRequest
+from server.service import Service
+from server.structured.plan import plan
+
+_decoder = msgspec.json.Decoder(ResponsesRequest)
+
+
+def create(service: Service, exchange: Exchange) -> Response:
+    """Answer a Responses request."""
+    loaded = service.loaded()
+    with exchange.timings.phase("parse"):
+        body = read_json(exchange.request, _decoder, service.config.max_body_bytes)
+        body.check()
+        models.require(service, body.model)
+        messages = body.messages()
+    exchange.messages = messages
+    prompt = loaded.prompts.chat(messages, body.template_variables, exchange.timings)
+    thoughts = generate.opened_thoughts(loaded, prompt)
+    with exchange.timings.phase("parse"):
+        structure = plan(
+            loaded.engine.constraints,
+            loaded.prompts.tool_format,
+            tools=None,
+            choice=None,
+            parallel=True,
+            response_format=body.response_format,
+            thoughts=thoughts,
+        )
+    requests = generate.requests(
+        service,
+        loaded,
+        exchange,
+        body,
+        [prompt],
+        max_tokens=body.max_output_tokens,
+        logprobs=None,
+        structure=structure,
+        param="input",
+    )
+    answer = Answer(service, loaded, exchange, requests)
+    made = ResponsesReply(answer, body, service.model_names[0], MessageReader(ReasoningSplitter(thoughts)))
+    return reply.send(answer, made, stream=bool(body.stream))

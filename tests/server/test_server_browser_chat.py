@@ -182,7 +182,8 @@ def test_tool_calls_are_shown(visit: Visit) -> None:
     city = {"city": {"const": "<b>Oslo</b>"}}
     schema = {"type": "object", "properties": city, "required": ["city"], "additionalProperties": False}
     tool = {"type": "function", "function": {"name": "weather", "parameters": schema}}
-    visit.set(max_tokens="60", extra=json.dumps({"tools": [tool], "tool_choice": "required"}))
+    once = {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
+    visit.set(max_tokens="60", extra=json.dumps(once))
     turn = visit.answer("How is the weather?")
     name, _, arguments = turn.locator(".calls code").inner_text().rstrip(")").partition("(")
     assert (name, json.loads(arguments)) == ("weather", {"city": "<b>Oslo</b>"})
@@ -223,5 +224,26 @@ def test_a_full_server_says_when_to_try_again(browser: Browser, launch: Any) -> 
     eventually(lambda: server.metric("lucid_requests_running") == 0, "the server is free")
     problem.get_by_role("button", name="Try again").click()
     expect(visit.page.locator(".turn [data-figure=finish] dd")).to_have_text("length")
+    assert visit.wrong == []
+    context.close()
+
+
+def test_a_server_with_keys_asks_for_one(browser: Browser, launch: Any) -> None:
+    server = launch(API_KEYS="right-key", MODEL_PARALLEL="1", MODEL_CONTEXT="512")
+    server.wait_ready()
+    context = browser.new_context()
+    visit = Visit(context, server)
+    page = visit.page
+    expect(page.locator("#model")).to_have_text("needs a key")
+    problem = visit.answer("Hi").locator(".problem")
+    assert problem.inner_text().startswith("The server asks for an API key.")
+    problem.get_by_role("button", name="Enter the key").click()
+    expect(page.locator("#set-key")).to_be_focused()
+    page.keyboard.type("right-key")
+    page.keyboard.press("Enter")
+    visit.set(max_tokens="4")
+    problem.get_by_role("button", name="Try again").click()
+    expect(page.locator(".turn [data-figure=finish] dd")).to_have_text("length")
+    expect(page.locator("#model")).to_have_text("rusty_llm")
     assert visit.wrong == []
     context.close()

@@ -31,21 +31,27 @@ log = logging.getLogger(__name__)
 PROMPT_TOKENS: Final = 256
 ANSWER_TOKENS: Final = 64
 
+#: Flash attention is kept unless its absence is faster by more than this: it saves memory, takes every type of KV
+#: cache, and gains with short contexts what it loses with long ones, so that a near tie has no other side to take.
+ATTENTION_MARGIN: Final = 0.03
+
 #: Chunk sizes tried, and the seconds this may take.
 CHUNKS: Final = (64, 128, 256, 512)
-CHUNK_BUDGET: Final = 2.0
+CHUNK_BUDGET: Final = 1.5
 
 #: A smaller chunk is taken if it prefills at this share of the best speed: it keeps steps short at no cost.
 CHUNK_TOLERANCE: Final = 0.95
 
-#: Size of the chunks that compare prefill: on a GPU small ones would time little but the start of its kernels.
+#: Size of the chunks that compare prefill. On CPUs that of steps with running streams (llama.cpp's flash attention
+#: needs 64 rows for its fast path); on a GPU small ones would time little but the start of its kernels.
+CHUNK: Final = 64
 CHUNK_ON_GPU: Final = 256
 
 #: Seconds that the prefill of one candidate may take; slower models are probed with shorter prompts.
 PREFILL_BUDGET: Final = 3.0
 
 #: Turns that every candidate gets at each depth.
-ROUNDS: Final = 3
+ROUNDS: Final = 2
 
 #: A measurement is not remembered if other work took a larger share of the processors.
 DISTURBED: Final = 0.15
@@ -152,7 +158,17 @@ def cache_key(model: Model, settings: EngineSettings, plan: Plan) -> dict[str, o
         "devices": [(device.name, device.description) for device in devices()],
         "cpus": available_cpus(),
         "settings": [settings.threads, settings.flash_attention, settings.kv_layout, plan.parallel, plan.kv_type.name],
-        "method": [PROMPT_TOKENS, ANSWER_TOKENS, CHUNK_TOLERANCE, LEAD, CELLS, *PIECES, *CHUNKS],
+        "method": [
+            PROMPT_TOKENS,
+            ANSWER_TOKENS,
+            CHUNK_TOLERANCE,
+            ATTENTION_MARGIN,
+            LEAD,
+            CELLS,
+            *PIECES,
+            CHUNK,
+            *CHUNKS,
+        ],
     }
 
 
@@ -206,20 +222,20 @@ def measure(
                 except ContextError as error:
                     log.info("flash attention %s, unified %s: not possible here: %s", flash, unified, error)
                 else:
-                    made.append(Probe(context, flash, unified, CHUNK_ON_GPU if offloads(model) else LEAD))
+                    made.append(Probe(context, flash, unified, CHUNK_ON_GPU if offloads(model) else CHUNK))
             return made
 
         tried = probes((flash, first) for flash in attention_choices(settings, plan))
         if not tried:
             raise ContextError("llama.cpp refuses every combination of flash attention and KV layout that is allowed")
         time_all(tried, should_stop)
-        best = min(tried, key=lambda probe: candidate(plan, probe).cost)
+        best = min(tried, key=lambda probe: _cost(candidate(plan, probe)))
         rivals = probes((best.flash_attention, unified) for unified in others)
         if rivals:
             time_all(rivals, should_stop)
             take_turns([best, *rivals], should_stop)
         everyone = tried + rivals
-        winner = min(everyone, key=lambda probe: candidate(plan, probe).cost)
+        winner = min(everyone, key=lambda probe: _cost(candidate(plan, probe)))
         chunk = best_chunk(winner, plan)
         found = [replace(candidate(plan, probe), chunk=chunk) for probe in everyone]
         return found + _threads(settings, plan, winner, found[everyone.index(winner)])
@@ -269,7 +285,7 @@ def _threads(settings: EngineSettings, plan: Plan, probe: Probe, best: Candidate
         for _ in range(ROUNDS):
             for threads, times in seconds.items():
                 probe.context.set_threads(threads, threads)
-                times.append((probe.step(1), probe.step(plan.parallel), probe.chunk(probe.chunk_size)))
+                times.append((probe.step(1), probe.step(plan.parallel), probe.chunk(LEAD)))
         one, together, chunk = (
             min(times[i] for times in seconds[count]) / min(times[i] for times in seconds[plan.threads])
             for i in range(3)
@@ -309,4 +325,4 @@ def candidate(plan: Plan, probe: Probe) -> Candidate:
 
 
 def _cost(candidate: Candidate) -> float:
-    return candidate.cost
+    return candidate.cost * (1.0 if candidate.flash_attention else 1 + ATTENTION_MARGIN)

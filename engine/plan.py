@@ -32,9 +32,10 @@ from llama_native import (
 
 log = logging.getLogger(__name__)
 
-#: Target step time while streams run and a prompt is prefilled, in seconds. Shorter steps cost
-#: throughput, longer ones stall streams; `bench.peers --our-variant MODEL_STEP_MS=...` shows how much.
-STEP_SECONDS: Final = 0.150
+#: Target step time while streams run and a prompt is prefilled, in seconds. Shorter steps cost throughput (prompts in
+#: small pieces, and while they last few streams to decode together), longer ones stall streams;
+#: `bench.peers --our-variant MODEL_STEP_MS=...` shows how much.
+STEP_SECONDS: Final = 0.300
 
 #: Longest request by default; the model's own limit may be lower.
 CONTEXT: Final = 4096

@@ -155,6 +155,6 @@ def _energy(energy: dict[str, float]) -> Chart:
     axes.barh(names, [energy[name] for name in names], color=SERIES[0], height=0.6)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("joules a generated token")
-    caption = "Energy of the processor package (RAPL) over the tokens generated, prefill and idle power included."
+    caption = "Energy of processor packages and GPUs over the tokens generated, prefill and idle power included."
     table = [(name, f"{joules:.3g} J") for name, joules in energy.items()]
     return Chart("energy", "Energy a token", to_svg(figure, caption), caption, ("work", "joules a token"), table)

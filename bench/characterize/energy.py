@@ -1,54 +1,34 @@
-"""Energy of the processor packages by RAPL, read through powercap.
+"""Joules that this host used while something was asked of a target.
 
-Knows /sys/class/powercap (Linux, Documentation/power/powercap): energy_uj counts up and wraps at
-max_energy_range_uj. Most virtual machines show none of it, and since 2020 only root may read it.
+The counters are the server's own (`server.energy`: RAPL of processor packages and their memory, NVML of GPUs). They
+know the whole host: idle power and what others do in the same moment are in the figure.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-POWERCAP = Path("/sys/class/powercap")
-
-
-@dataclass(frozen=True, slots=True)
-class _Zone:
-    counter: Path
-    range: int
+from server.energy import POWERCAP, nvidia_gpus, rapl_domains
 
 
 class EnergyMeter:
-    """Joules between `start` and `joules`, summed over all processor packages."""
+    """Joules between `start` and `joules`, summed over everything that counts them."""
 
-    def __init__(self, root: Path = POWERCAP) -> None:
-        self._zones: list[_Zone] = []
-        #: Why there is nothing to read; None where there is.
-        self.missing: str | None = None
-        for zone in sorted(root.glob("intel-rapl:*")):
-            try:
-                if zone.name.count(":") != 1 or not (zone / "name").read_text().startswith("package"):
-                    continue
-                int((zone / "energy_uj").read_text())
-                self._zones.append(_Zone(zone / "energy_uj", int((zone / "max_energy_range_uj").read_text())))
-            except (OSError, ValueError) as error:
-                self.missing = f"{zone} cannot be read: {error}"
-        if not self._zones and self.missing is None:
-            self.missing = f"this host shows no RAPL counters under {root}"
-        self._begin: list[int] = []
+    def __init__(self, powercap: Path = POWERCAP) -> None:
+        self._counters = [*rapl_domains(powercap), *nvidia_gpus()]
+
+    @property
+    def missing(self) -> str | None:
+        """Why there is nothing to read; None where there is."""
+        return None if self._counters else f"no counter can be read: RAPL under {POWERCAP} (as root), or a GPU's (NVML)"
 
     def start(self) -> None:
-        """Remember the counters."""
-        self._begin = self._read()
+        """Count from now on."""
+        self._sum()
 
     def joules(self) -> float | None:
         """Joules since `start`; None where the host shows none."""
-        if not self._zones or not self._begin:
-            return None
-        microjoules = 0
-        for zone, begin, now in zip(self._zones, self._begin, self._read(), strict=True):
-            microjoules += now - begin if now >= begin else now - begin + zone.range
-        return microjoules / 1e6
+        return self._sum() if self._counters else None
 
-    def _read(self) -> list[int]:
-        return [int(zone.counter.read_text()) for zone in self._zones]
+    def _sum(self) -> float:
+        return sum(counter.joules() for counter in self._counters)

@@ -240,7 +240,7 @@ def _energy(figures: Figures) -> Iterator[Finding]:
     worst = max(figures.energy.items(), key=lambda item: item[1])
     yield Finding(
         title=f"A token costs {best[1]:.3g} to {worst[1]:.3g} joules",
-        text=f"Of the processor package, idle power included: least with {best[0]}, most with {worst[0]}.",
+        text=f"Of the host, idle power included: least with {best[0]}, most with {worst[0]}.",
     )
 
 

@@ -134,7 +134,7 @@ def test_answers_validate(server: ServerProcess, name: str) -> None:
     stops = 0
     for number, prompt in enumerate(PROMPTS):
         body = server.chat(
-            prompt, response_format=schema_format(schema, strict=number == 0), max_tokens=100, n=3,
+            prompt, response_format=schema_format(schema, strict=number == 0), max_tokens=100, n=2,
             temperature=number, seed=number, top_k=0, min_p=0, top_p=1,
         ).json  # fmt: skip
         for choice in body["choices"]:
@@ -147,7 +147,7 @@ def test_answers_validate(server: ServerProcess, name: str) -> None:
             stops += 1
             jsonschema.validate(json.loads(text), schema, jsonschema.Draft202012Validator)
             assert "\n" not in text
-    assert stops >= 3  # else hardly anything was validated
+    assert stops >= 2  # else hardly anything was validated
 
 
 def test_json_object(server: ServerProcess) -> None:

@@ -10,7 +10,6 @@ Knows token ids; knows nothing of text, JSON or HTTP.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,8 +21,9 @@ import numpy as np
 from engine.calibration import apply, calibrate
 from engine.constraint import Constraints, MaskTable
 from engine.errors import EngineError, EngineStopped, GenerationFailed, InvalidRequest, PromptTooLong, QueueFull
-from engine.generation import LENGTH, STOP, End, Generation, GenerationGroup, Inbox, TokenLogprobs
+from engine.generation import LENGTH, STOP, End, Generation, GenerationGroup, Inbox
 from engine.kv import KVCache
+from engine.logprobs import prompt_logprobs, token_logprobs
 from engine.pace import Pace
 from engine.plan import make_context, make_plan, warm_up
 from engine.request import Request
@@ -32,7 +32,7 @@ from engine.scheduler import Run, Scheduler, Step
 from engine.settings import EngineSettings
 from engine.stats import Counters, EngineStats
 from engine.timings import clock
-from llama_native import Batch, DecodeError, Model, Sampler, SamplingError, top_logprobs
+from llama_native import Batch, DecodeError, Model, Sampler
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ class Engine:
             return
         done = clock()
         for run, row, count in scored:
-            self._score(run, row, count)
+            run.generation.put(prompt_logprobs(self._native, run, row, count))
         for run in step.decode:
             self._kv.computed(run.sequence, np.array((run.token,), dtype=np.int32))
         for run, count in step.prefill:
@@ -307,20 +307,6 @@ class Engine:
                 rows.append(batch.n_tokens - 1)
         return runs, rows, scored
 
-    def _score(self, run: Run, row: int, count: int) -> None:
-        """Hand out the log probabilities of the prompt tokens that follow those in `count` rows from `row` on."""
-        request, start = run.generation.request, run.sequence.length
-        following = request.prompt[start + 1 : start + count + 1].tolist()
-        k = request.prompt_logprobs or 0
-        run.generation.put(tuple(self._logprobs(row + i, token, k) for i, token in enumerate(following)))
-
-    def _logprobs(self, row: int, token: int, k: int) -> TokenLogprobs:
-        try:
-            logprob, ids, logprobs = top_logprobs(self._native.logits(row), token, k)
-        except SamplingError:  # a broken model: the logits are not finite
-            return TokenLogprobs(token, -math.inf, ())
-        return TokenLogprobs(token, logprob, tuple(zip(ids.tolist(), logprobs.tolist(), strict=True)))
-
     def _hand_out(self, run: Run, row: int, token: int, now: float, sampling_seconds: float) -> None:
         """Give a run its new token, and end it where that was the last."""
         generation, course, constraint = run.generation, run.generation.course, run.constraint
@@ -340,7 +326,7 @@ class Engine:
         if k is None:
             generation.put(token)
         else:
-            generation.put(self._logprobs(row, token, k))
+            generation.put(token_logprobs(self._native, row, token, k))
         if constraint is not None:
             constraint.accept(token)
             if constraint.complete:

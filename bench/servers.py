@@ -55,7 +55,7 @@ def ours(common: Common, environment: dict[str, str] | None = None, name: str = 
             "MODEL_THREADS": str(common.threads),
             "MODEL_PARALLEL": str(common.slots),
             "MODEL_CONTEXT": str(common.slot_context),
-            "DATA_PATH": "",
+            "KNOWLEDGE_MODE": "off",
             "HTTP_ADDRESS": f"127.0.0.1:{port}",
             "PROMETHEUS_HTTP_ADDRESS": f"127.0.0.1:{free_port()}",
             "PYTHONPATH": str(_ROOT),

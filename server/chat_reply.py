@@ -9,19 +9,34 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from engine import Piece
 from server import sse
 from server.answer import Answer
 from server.errors import ErrorBody
 from server.message import MessageReader
 from server.schema.answer import ChatChoice, ChatCompletion, ChatLogprobs, TimingsBody, TokenLogprob, Usage
+from server.schema.knowledge import Citation
 
 
 class ChatReply:
     """The reply to one chat completion request (see `server.reply.Reply`)."""
 
-    def __init__(self, answer: Answer, model: str, readers: Sequence[MessageReader], *, include_usage: bool) -> None:
-        """`model` is the name to answer with; `readers` has one for each choice."""
+    def __init__(
+        self,
+        answer: Answer,
+        model: str,
+        readers: Sequence[MessageReader],
+        *,
+        include_usage: bool,
+        citations: list[Citation] | None = None,
+    ) -> None:
+        """`model` is the name to answer with; `readers` has one for each choice.
+
+        `citations` are the passages in the prompt; None if documents were not searched.
+        """
+        self._citations = citations
         self._answer = answer
         self._model = model
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
@@ -61,6 +76,7 @@ class ChatReply:
             choices=choices,
             usage=Usage.of(answer),
             timings=TimingsBody.of(answer, answer.exchange.timings),
+            citations=msgspec.UNSET if self._citations is None else self._citations,
         )
 
     def begin(self) -> Iterable[bytes]:
@@ -83,7 +99,7 @@ class ChatReply:
             reason, answer = reader.finish_reason(reason), self._answer
             if answer.over:
                 timings = TimingsBody.of(answer, answer.exchange.timings)
-                yield self._renderer.last(index, reason, Usage.of(answer), timings)
+                yield self._renderer.last(index, reason, Usage.of(answer), timings, self._citations)
             else:
                 yield self._renderer.finish(index, reason)
 

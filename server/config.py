@@ -83,6 +83,15 @@ def _seconds(least: float = 0, note: str = "") -> Kind:
     return Kind("seconds", f"a number, at least {least:g}" + (f" ({note})" if note else ""), parse)
 
 
+def _number(low: float, high: float) -> Kind:
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", text) or not low <= float(text) <= high:
+            raise ValueError
+        return float(text)
+
+    return Kind("number", f"a number from {low:g} to {high:g}", parse)
+
+
 def _choice(*values: str) -> Kind:
     def parse(text: str) -> str:
         if text.lower() not in values:
@@ -151,6 +160,10 @@ _KEYS = Kind("list", "printable ASCII without spaces, up to 512 characters each,
 _ORIGINS = Kind(
     "list", "* alone, or origins in lower case such as https://app.example:8443, separated by commas", _parse_origins
 )
+_TEXT = Kind("text", "any text", str)
+_TEMPLATE_LINES = Kind(
+    "text", "text that contains {context} and {query}", lambda text: _parse_template(text).replace(r"\n", "\n")
+)
 _TEMPLATE = Kind("text", "text that contains {context} and {query}", _parse_template)
 
 
@@ -172,11 +185,15 @@ class Config:
     ]
     data_path: Annotated[
         Path,
-        Variable(_FOLDER, "data", "Folder of documents to answer from. This version does not read it yet."),
+        Variable(_FOLDER, "data", "Folder of documents to answer from, with all folders in it."),
     ]
     embedding_model: Annotated[
         Path,
-        Variable(_PATH, "model/embed.gguf", "The embedding model, a GGUF file; without it there are no embeddings."),
+        Variable(
+            _PATH,
+            "model/embed.gguf",
+            "The embedding model, a GGUF file; without it there are no embeddings and no search.",
+        ),
     ]
     graceful_timeout: Annotated[
         float,
@@ -196,6 +213,50 @@ class Config:
         ),
     ]
     instance_label: Annotated[str, Variable(_LABEL, "default", "Value of the label `instance_label` of every metric.")]
+    knowledge_chunk_overlap: Annotated[
+        int, Variable(_integer(0, 1024), "32", "Most tokens that neighbouring chunks of a document share.")
+    ]
+    knowledge_chunk_tokens: Annotated[
+        int,
+        Variable(_integer(16, 2048), "200", "Most tokens of a chunk, as the embedding model counts them."),
+    ]
+    knowledge_context_tokens: Annotated[
+        int,
+        Variable(_integer(1), "1024", "Most tokens of found passages in a prompt, as the chat model counts them."),
+    ]
+    knowledge_mode: Annotated[
+        str,
+        Variable(
+            _choice("hybrid", "dense", "lexical", "off"),
+            "hybrid",
+            "How documents are searched for a chat request that does not say; off reads no documents at all.",
+        ),
+    ]
+    knowledge_prompt: Annotated[
+        str,
+        Variable(
+            _TEMPLATE_LINES,
+            r"Answer the question with the help of the following text.\n\n{context}\n\n{context}\n\n{sentence}\n\n"
+            "Question: {query}",
+            r"The last user message of a chat for which passages were found; {sentence} is the one that the question "
+            r"is most likely about, \n a line break.",
+        ),
+    ]
+    knowledge_threshold: Annotated[
+        float,
+        Variable(_number(-1, 1), "0.3", "Least cosine similarity of a passage to the question."),
+    ]
+    knowledge_top_k: Annotated[int, Variable(_integer(1, 100), "3", "Most passages for one question.")]
+    knowledge_url: Annotated[
+        str | None,
+        Variable(
+            _TEXT,
+            "",
+            "Where chunks and vectors are kept: the path of a file, or postgresql://... for several servers; "
+            "unset: a file in the user's data folder.",
+        ),
+    ]
+    knowledge_watch: Annotated[bool, Variable(_SWITCH, "on", "Follow changes in DATA_PATH while the server runs.")]
     log_format: Annotated[
         str, Variable(_choice("human", "json"), "human", "Log lines for people, or one JSON object a line.")
     ]

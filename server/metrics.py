@@ -105,15 +105,15 @@ class Metrics:
         reason = finish_reason if finish_reason in FINISH_REASONS else "other"
         self.requests.labels(label, exchange.route, str(exchange.status), reason).inc(1, trace)
         self.durations.labels(label, exchange.route).observe(timings.total_seconds, trace)
+        phases = timings.phases
+        if "search" in phases:
+            self._embedding.observe(phases.get("embed", 0.0) + phases["search"], trace)
         if not exchange.prompt_tokens:
             return
-        phases = timings.phases
         for phase, seconds in phases.items():
             self.phases.labels(label, phase).observe(seconds, trace)
         for phase, seconds in timings.beside.items():
             self.beside.labels(label, phase).observe(seconds, trace)
-        if "search" in phases:
-            self._embedding.observe(phases.get("embed", 0.0) + phases["search"], trace)
         if exchange.first_token_seconds is not None:
             self._time_to_first_token.observe(exchange.first_token_seconds, trace)
         if finish_reason in COMPLETE:

@@ -8,7 +8,8 @@ tokenized apart; all other text is tokenized exactly as it always is. Knows mess
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,11 +30,32 @@ Tokens = npt.NDArray[np.int32]
 _CUT: Final = "\ufdd0\ufdd1"
 
 
+class Grounds(NamedTuple):
+    """What goes from documents into a prompt: passages, and the one sentence of them that matters most."""
+
+    context: str
+    sentence: str
+
+
+NO_GROUNDS: Final = Grounds("", "")
+
+
 class PromptBuilder:
     """Makes prompts for one model."""
 
-    def __init__(self, vocab: Vocab, template: ChatTemplate, prompt_template: str | None, context_size: int) -> None:
-        """`prompt_template` is MODEL_PROMPT_TEMPLATE or None; `context_size` the tokens a request may use."""
+    def __init__(
+        self,
+        vocab: Vocab,
+        template: ChatTemplate,
+        prompt_template: str | None,
+        context_size: int,
+        grounded: str = "{context}\n\n{query}",
+    ) -> None:
+        """`prompt_template` is MODEL_PROMPT_TEMPLATE or None; `context_size` the tokens a request may use.
+
+        `grounded` is KNOWLEDGE_PROMPT: the last user message with passages from documents.
+        """
+        self._grounded = grounded
         self._vocab = vocab
         self._template = template
         self._prompt_template = prompt_template
@@ -46,21 +68,23 @@ class PromptBuilder:
         variables: dict[str, Any] | None,
         timings: Timings,
         tools: list[dict[str, Any]] | None = None,
+        grounds: Grounds = NO_GROUNDS,
     ) -> npt.NDArray[np.int32]:
         """Return the prompt for the assistant's next message as token ids, shape (n,), BOS included where due.
 
-        `tools` are what the model is told that it may call. Raises `ApiError`: for messages the template refuses, and
-        for text that is longer than any prompt can be.
+        `tools` are what the model is told that it may call; `grounds` go into the last user message, or where
+        MODEL_PROMPT_TEMPLATE has them. Raises `ApiError`: for messages the template refuses, and for text that is
+        longer than any prompt can be.
         """
         with timings.phase("template"):
-            text = self._text(messages, variables, tools)
+            text = self._text(messages, variables, tools, grounds)
         with timings.phase("tokenize"):
             self._check_length(text)
             return self.tokenize(text)
 
     def text(self, messages: list[Message], variables: dict[str, Any] | None) -> str:
         """Return the text of that prompt, without BOS unless the template writes it. Raises `ApiError` as `chat`."""
-        return self._text(messages, variables, None).replace(_CUT, "")
+        return self._text(messages, variables, None, NO_GROUNDS).replace(_CUT, "")
 
     @property
     def tool_format(self) -> ToolFormat:
@@ -86,14 +110,21 @@ class PromptBuilder:
         self._template.close()
 
     def _text(
-        self, messages: list[Message], variables: dict[str, Any] | None, tools: list[dict[str, Any]] | None
+        self,
+        messages: list[Message],
+        variables: dict[str, Any] | None,
+        tools: list[dict[str, Any]] | None,
+        grounds: Grounds,
     ) -> str:
         texts = [message.text(f"messages[{index}]") for index, message in enumerate(messages)]
         if self._prompt_template is None:
+            at = _last_user(messages)
+            if at is not None and grounds.context:
+                texts[at] = _format(self._grounded, grounds, texts[at])
             return self._render(messages, texts, variables, tools)
         if tools:
             raise invalid("tools", "this server's MODEL_PROMPT_TEMPLATE has no place for tools")
-        return self._fill(messages, texts)
+        return self._fill(messages, texts, grounds)
 
     def _render(
         self,
@@ -123,13 +154,13 @@ class PromptBuilder:
         except RecursionError as error:
             raise invalid("messages", "they, their tools or template variables are nested too deeply") from error
 
-    def _fill(self, messages: list[Message], texts: list[str]) -> str:
-        """Fill MODEL_PROMPT_TEMPLATE: {query} is the last user message, {context} empty without a knowledge base."""
-        query = next((t for m, t in zip(reversed(messages), reversed(texts), strict=True) if m.role == "user"), None)
-        if query is None:
+    def _fill(self, messages: list[Message], texts: list[str], grounds: Grounds) -> str:
+        """Fill MODEL_PROMPT_TEMPLATE: {query} is the last user message, {context} the passages found, perhaps none."""
+        at = _last_user(messages)
+        if at is None:
             raise invalid("messages", "a user message is needed to fill the prompt")
-        values = {"{query}": self._cut(query), "{context}": ""}
-        return re.sub(r"\{query\}|\{context\}", lambda match: values[match[0]], self._prompt_template or "")
+        cut = Grounds(self._cut(grounds.context), self._cut(grounds.sentence))
+        return _format(self._prompt_template or "", cut, self._cut(texts[at]))
 
     def _cut_all(self, value: Any) -> Any:
         """Return `value` with every string inside it cut, keys of dictionaries included."""
@@ -151,6 +182,17 @@ class PromptBuilder:
         least = -(-size // self._vocab.longest_token)
         if least >= self._context_size:
             raise context_length_exceeded(f"at least {least}", self._context_size - 1, param)
+
+
+def _last_user(messages: Sequence[Message]) -> int | None:
+    """Return the index of the last user message."""
+    return next((index for index in reversed(range(len(messages))) if messages[index].role == "user"), None)
+
+
+def _format(template: str, grounds: Grounds, query: str) -> str:
+    """Put all into `template`; braces that they contain stay as they are."""
+    values = {"{query}": query, "{context}": grounds.context, "{sentence}": grounds.sentence}
+    return re.sub(r"\{(?:query|context|sentence)\}", lambda match: values[match[0]], template)
 
 
 def _control_tokens(vocab: Vocab) -> re.Pattern[str] | None:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 from engine import Engine, EngineError, EngineSettings, Layout, Switch
 from knowledge.embedder import Embedder, EmbeddingModelError
+from knowledge.knowledge import Knowledge
 from llama_native import LlamaError, Model, ModelParams, UnsupportedModel, Vocab
 from server import boot
-from server.config import Config, variables
+from server.config import Config
 from server.disconnect import DisconnectWatcher
+from server.documents import open_knowledge
 from server.energy import EnergyMeter, nvidia_gpus, rapl_domains
 from server.engine_metrics import EngineCollector
 from server.errors import ApiError, engine_failed, shutting_down, unavailable
@@ -71,6 +73,8 @@ class Service:
         self.failed = False
         #: True from the signal to stop on, while answers under way finish. A signal handler sets it.
         self.draining = False
+        #: The documents, once the model is loaded; None if there are none.
+        self.knowledge: Knowledge | None = None
         self._loaded: Loaded | None = None
         self._closing = threading.Event()
         self._closed = threading.Lock()
@@ -154,6 +158,8 @@ class Service:
         with self._closed:
             if self._loader is not None:
                 self._loader.join()
+            if self.knowledge is not None:
+                self.knowledge.close()
             if self._loaded is not None:
                 self._loaded.engine.close()
                 self._loaded.prompts.close()
@@ -166,6 +172,7 @@ class Service:
     def _run_loader(self, on_failure: Callable[[], None]) -> None:
         try:
             loaded = self._load()
+            self.knowledge = open_knowledge(self.config, loaded.embedder)
         except Exception as error:
             if self._closing.is_set():
                 return
@@ -197,10 +204,7 @@ class Service:
         self.metrics.watch(meter)
 
     def _load(self) -> Loaded:
-        config = self.config
-        if str(config.data_path) != variables()["DATA_PATH"].default:
-            log.warning("DATA_PATH is set, but this version answers without documents")
-        embedder = _load_embedder(config)
+        embedder = _load_embedder(self.config)
         try:
             return self._load_model(embedder)
         except BaseException:
@@ -229,7 +233,9 @@ class Service:
         except BaseException:
             model.close()
             raise
-        prompts = PromptBuilder(vocab, template, config.model_prompt_template, engine.context_size)
+        prompts = PromptBuilder(
+            vocab, template, config.model_prompt_template, engine.context_size, config.knowledge_prompt
+        )
         engine.start()
         plan = engine.plan
         log.info("loaded %s in %.1f s", model.description, time.perf_counter() - begin)

@@ -12,6 +12,7 @@ import msgspec
 
 from server.errors import ErrorBody
 from server.schema.answer import ChatLogprobs, Delta, TimingsBody, Usage
+from server.schema.knowledge import Citation
 
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -41,13 +42,17 @@ class ChunkRenderer:
         """The end of a choice, while others go on."""
         return self._finish(index, finish_reason) + self._tail
 
-    def last(self, index: int, finish_reason: str, usage: Usage, timings: TimingsBody) -> bytes:
+    def last(
+        self, index: int, finish_reason: str, usage: Usage, timings: TimingsBody, citations: list[Citation] | None
+    ) -> bytes:
         """The end of the last choice: its last chunk, one with `usage` if asked for, the end mark.
 
-        `timings` are in the last chunk, as with llama-server.
+        `timings` are in the last chunk, as with llama-server, and so are `citations` if documents were searched.
         """
         finish = self._finish(index, finish_reason)
         figures = b',"timings":' + _encode(timings) + b"}\n\n"
+        if citations is not None:
+            figures = b',"citations":' + _encode(citations) + figures
         if not self._include_usage:
             return finish + figures + DONE
         return finish + self._tail + self._head + b'],"usage":' + _encode(usage) + figures + DONE

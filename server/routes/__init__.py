@@ -13,12 +13,25 @@ import msgspec
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response
 
-from server.routes import chat, completions, embeddings, engine, health, models, openapi, page, responses, tokens
+from server.routes import (
+    chat,
+    completions,
+    embeddings,
+    engine,
+    health,
+    knowledge,
+    models,
+    openapi,
+    page,
+    responses,
+    tokens,
+)
 from server.schema.answer import ChatCompletion
 from server.schema.chat import ChatRequest
 from server.schema.completion import CompletionRequest, TextCompletion
 from server.schema.embeddings import EmbeddingsBody, EmbeddingsRequest
 from server.schema.engine import EngineBody
+from server.schema.knowledge import KnowledgeBody, SearchBody, SearchRequest
 from server.schema.responses import ResponsesRequest
 from server.schema.tokens import (
     ApplyTemplateBody,
@@ -64,6 +77,8 @@ ROUTES = (
     Route("POST", "/detokenize", tokens.detokenize, DetokenizeRequest, DetokenizeBody),
     Route("POST", "/apply-template", tokens.apply_template, ApplyTemplateRequest, ApplyTemplateBody),
     Route("GET", "/v1/engine", engine.show, answer=EngineBody),
+    Route("GET", "/v1/knowledge", knowledge.show, answer=KnowledgeBody),
+    Route("POST", "/v1/knowledge/search", knowledge.search, SearchRequest, SearchBody),
     Route("GET", "/health", health.show, answer=health.HealthBody, open=True),
     Route("GET", "/ready", health.ready, answer=health.HealthBody, open=True),
     Route("GET", "/openapi.json", openapi.show, open=True),

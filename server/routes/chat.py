@@ -5,12 +5,13 @@ from __future__ import annotations
 import msgspec
 from werkzeug.wrappers import Response
 
-from server import generate, reply
+from server import generate, grounding, reply
 from server.answer import Answer
 from server.body import read_json
 from server.chat_reply import ChatReply
 from server.exchange import Exchange
 from server.message import MessageReader
+from server.prompt import Grounds, Tokens
 from server.reasoning import ReasoningSplitter
 from server.routes import models
 from server.schema.chat import ChatRequest
@@ -29,7 +30,13 @@ def create(service: Service, exchange: Exchange) -> Response:
         models.require(service, body.model)
         tools = shown_tools(body.tools, body.tool_choice)
     exchange.messages = body.messages
-    prompt = loaded.prompts.chat(body.messages, body.template_variables, exchange.timings, tools)
+
+    def build(grounds: Grounds) -> Tokens:
+        return loaded.prompts.chat(body.messages, body.template_variables, exchange.timings, tools, grounds)
+
+    prompt, citations = grounding.prompt(
+        service, loaded, exchange, body.messages, body.knowledge, body.answer_limit, build
+    )
     thoughts = generate.opened_thoughts(loaded, prompt)
     with exchange.timings.phase("parse"):
         structure = plan(
@@ -54,5 +61,5 @@ def create(service: Service, exchange: Exchange) -> Response:
     answer = Answer(service, loaded, exchange, requests, body.choices)
     splits = body.reasoning_format != "none"
     readers = [MessageReader(ReasoningSplitter(thoughts) if splits else None, structure.reader()) for _ in requests]
-    chat = ChatReply(answer, service.model_names[0], readers, include_usage=body.include_usage)
+    chat = ChatReply(answer, service.model_names[0], readers, include_usage=body.include_usage, citations=citations)
     return reply.send(answer, chat, stream=bool(body.stream))

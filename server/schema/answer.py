@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from engine import Timings, TokenLogprobs
 from llama_native import Vocab
+from server.schema.knowledge import Citation
 
 
 class TokenCounts(Protocol):
@@ -221,6 +222,7 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     choices: list[ChatChoice]
     usage: Usage
     timings: TimingsBody
+    citations: list[Citation] | msgspec.UnsetType = msgspec.UNSET
 
 
 def _token_text(token: int, vocab: Vocab) -> tuple[str, list[int]]:

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from engine.request import MAX_LOGPROBS
 from server.errors import ApiError, invalid
+from server.schema.knowledge import KnowledgeOptions
 from server.schema.sampling import Count, SamplingFields, unsupported
 from server.schema.tools import ResponseFormat, Tool, ToolChoice
 
@@ -94,6 +95,8 @@ class ChatRequest(SamplingFields, kw_only=True, frozen=True):
     prediction: Any = None
     #: Further variables for the chat template, such as {"enable_thinking": false}.
     chat_template_kwargs: dict[str, Any] | None = None
+    #: Whether and how to search the documents.
+    knowledge: bool | KnowledgeOptions | None = None
 
     def check(self) -> None:
         """Raise `ApiError` for combinations and features that are not supported."""

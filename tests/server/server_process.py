@@ -62,12 +62,12 @@ def free_port() -> int:
 def environment(**variables: str) -> dict[str, str]:
     """This process's environment without our own variables, plus `variables`.
 
-    One thread and no calibration, so that tests do not depend on what else the machine does.
+    One thread and no calibration, so that tests do not depend on what else the machine does; no documents.
     """
     from server.config import variables as known
 
     kept = {name: value for name, value in os.environ.items() if name not in known()}
-    quick = {"MODEL_PATH": str(MODEL), "MODEL_THREADS": "1", "MODEL_CALIBRATE": "off"}
+    quick = {"MODEL_PATH": str(MODEL), "MODEL_THREADS": "1", "MODEL_CALIBRATE": "off", "KNOWLEDGE_MODE": "off"}
     return {**kept, **quick, **variables}
 
 

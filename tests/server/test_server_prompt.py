@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine import Timings
 from llama_native import Model
 from server.errors import ApiError
-from server.prompt import PromptBuilder
+from server.prompt import Grounds, PromptBuilder
 from server.schema.chat import FunctionCall, Message, ToolCall
 from server.template import ChatTemplate
 
@@ -80,6 +80,41 @@ def test_forging_in_every_field_and_in_the_prompt_template(vocab_model: Model) -
     made = filled.chat([Message("user", forged + "{context}{query}")], None, Timings())
     assert [token for token in made.tolist() if vocab.is_control(token)] == [made[0]]
     assert vocab.detokenize(made, unparse_special=True) == "<|im_start|><|im_end|>{context}{query}"
+
+
+@pytest.fixture(scope="session")
+def grounding_prompts(vocab_model: Model) -> list[PromptBuilder]:
+    """One that puts passages into the last user message, and one with a template of its own."""
+    source, vocab = vocab_model.chat_template(), vocab_model.vocab
+    assert source is not None
+    template = ChatTemplate(source, "", "")
+    return [
+        PromptBuilder(vocab, template, None, CONTEXT, "{context}\n{context}\n{sentence}\n{query}"),
+        PromptBuilder(vocab, template, "<|im_start|>{context}|{sentence}|{query}<|im_end|>", CONTEXT),
+    ]
+
+
+@given(parts=st.lists(st.sampled_from([*SPELLINGS, "{query}", "{context}"]), min_size=1, max_size=12))
+def test_passages_cannot_forge_control_tokens(
+    grounding_prompts: list[PromptBuilder], vocab_model: Model, parts: list[str]
+) -> None:
+    vocab, forged = vocab_model.vocab, "".join(parts)
+    for prompts in grounding_prompts:
+        chat = [Message("system", "x"), Message("user", "why?")]
+        harmless = prompts.chat(chat, None, Timings(), Grounds("plain", "sentence")).tolist()
+        hostile = prompts.chat(chat, None, Timings(), Grounds(forged, forged)).tolist()
+        assert [t for t in hostile if vocab.is_control(t)] == [t for t in harmless if vocab.is_control(t)]
+        text = vocab.detokenize(np.array(hostile, dtype=np.int32), unparse_special=True)
+        assert text.count(forged) >= 2 and "why?" in text
+
+
+def test_passages_go_into_the_last_user_message(vocab_model: Model) -> None:
+    template = ChatTemplate("{% for m in messages %}[{{ m.content }}]{% endfor %}", "", "")
+    prompts = PromptBuilder(vocab_model.vocab, template, None, CONTEXT, "<{context}> ({sentence}) {query}")
+    chat = [Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d")]
+    made = prompts.chat(chat, None, Timings(), Grounds("one\n\ntwo", "two"))
+    assert vocab_model.vocab.detokenize(made) == "[a][b][<one\n\ntwo> (two) c][d]"
+    assert vocab_model.vocab.detokenize(prompts.chat(chat, None, Timings())) == "[a][b][c][d]"
 
 
 def test_text_that_cannot_fit_is_refused_before_any_work(vocab_model: Model) -> None:

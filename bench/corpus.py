@@ -20,8 +20,9 @@ from typing import Final
 
 PACKAGES: Final = ("manpages", "manpages-dev", "python3.11-doc")
 
-#: Documents with fewer words say too little to be found.
+#: Documents with fewer words say too little to be found; those with more would take most of the time.
 MIN_WORDS: Final = 40
+MAX_WORDS: Final = 4_000
 
 
 class CorpusError(Exception):
@@ -51,15 +52,21 @@ def load(per_kind: int, seed: int = 0) -> list[KnownItem]:
     sources = root / "python3.11-doc/usr/share/doc/python3.11/html/_sources"
     items: list[KnownItem] = []
     for kind in (_man_pages(root), _library(sources / "library"), _faq(sources / "faq")):
-        found = [item for item in kind if len(item.text.split()) >= MIN_WORDS]
+        found = [item for item in kind if MIN_WORDS <= len(item.text.split()) <= MAX_WORDS]
         items += random.Random(seed).sample(found, min(per_kind, len(found)))
     return sorted(items, key=lambda item: item.file)
 
 
-def _unpacked() -> Path:
-    """Returns the folder of the unpacked packages, downloading those that are missing."""
+def folder() -> Path:
+    """Returns the folder in the user's cache for the packages and what is made from them."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lucid-llm" / "corpus"
     root.mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def _unpacked() -> Path:
+    """Returns the folder of the unpacked packages, downloading those that are missing."""
+    root = folder()
     for package in PACKAGES:
         if (root / package).is_dir():
             continue

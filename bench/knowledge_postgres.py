@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.corpus import CorpusError, load
+from bench.corpus import CorpusError, folder, load
 from bench.report import end_cleanly, fail, machine, machine_line, progress, table, write_json
 from knowledge.embedder import Embedder
 from knowledge.postgres import Hnsw, PostgresStore
@@ -36,8 +36,11 @@ CHUNKS_PER_FILE = 100
 WORDS_PER_PIECE = 120
 
 
-def real_vectors(embedder: Embedder, pieces: int) -> tuple[Floats, list[str], Floats]:
-    """Vectors (n, d) of up to `pieces` pieces of the corpus, their texts, and vectors of all questions."""
+def real_vectors(embedder: Embedder, pieces: int, queries: int) -> tuple[Floats, list[str], Floats]:
+    """Vectors (n, d) of up to `pieces` pieces of the corpus, their texts, and vectors of up to `queries` questions.
+
+    They are kept in the corpus' folder.
+    """
     items = load(100_000)
     texts: list[str] = []
     for item in items:
@@ -45,7 +48,12 @@ def real_vectors(embedder: Embedder, pieces: int) -> tuple[Floats, list[str], Fl
         texts += [" ".join(words[at : at + WORDS_PER_PIECE]) for at in range(0, len(words), WORDS_PER_PIECE)]
     chosen = np.random.default_rng(0).permutation(len(texts))[:pieces]
     texts = [texts[at] for at in chosen]
-    questions = [item.question for item in items]
+    order = np.random.default_rng(1).permutation(len(items))
+    questions = [items[at].question for at in order[:queries]]
+    kept = folder() / f"{embedder.fingerprint}-{pieces}-{queries}.npz"
+    if kept.exists():
+        with np.load(kept) as arrays:
+            return arrays["texts"], texts, arrays["questions"]
     with progress(len(texts) + len(questions), "embedding the corpus", "text") as bar:
 
         def embed(some: list[str]) -> Floats:
@@ -56,7 +64,9 @@ def real_vectors(embedder: Embedder, pieces: int) -> tuple[Floats, list[str], Fl
                 bar.update(len(tokens))
             return np.concatenate(parts)
 
-        return embed(texts), texts, embed(questions)
+        vectors, asked = embed(texts), embed(questions)
+    np.savez(kept, texts=vectors, questions=asked)
+    return vectors, texts, asked
 
 
 def enlarge(vectors: Floats, count: int, seed: int = 0) -> tuple[Floats, list[int]]:
@@ -117,8 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end_cleanly()
     parser = argparse.ArgumentParser(prog="python -m bench.knowledge_postgres", description=__doc__)
     parser.add_argument("--chunks", type=int, default=100_000, help="chunks in the store (%(default)s)")
-    parser.add_argument("--real", type=int, default=4_000, help="of which the vectors of real text (%(default)s)")
-    parser.add_argument("--queries", type=int, default=500, help="questions asked (%(default)s)")
+    parser.add_argument("--real", type=int, default=600, help="of which the vectors of real text (%(default)s)")
+    parser.add_argument("--queries", type=int, default=300, help="questions asked (%(default)s)")
     parser.add_argument("--m", type=int, default=Hnsw().m, help="links per node (%(default)s, the store's own)")
     parser.add_argument(
         "--ef-construction", type=int, default=Hnsw().ef_construction, help="(%(default)s, the store's)"
@@ -133,11 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"numbers must be at least {NEIGHBOURS + 2}")
     try:
         with Embedder(options.model) as embedder:
-            real, real_texts, questions = real_vectors(embedder, options.real)
+            real, real_texts, questions = real_vectors(embedder, options.real, options.queries)
         more, origin = enlarge(real, max(0, options.chunks - len(real)))
         vectors = np.concatenate([real, more])[: options.chunks]
         texts = (real_texts + [real_texts[row] for row in origin])[: options.chunks]
-        questions = questions[np.random.default_rng(1).permutation(len(questions))[: options.queries]]
         exact = [set(np.argpartition(-(vectors @ question), 10)[:10].tolist()) for question in questions]
         results: list[dict[str, float]] = []
         with database(options.url) as url:

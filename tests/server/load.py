@@ -18,11 +18,11 @@ def shapes(count: int) -> list[dict[str, Any]]:
     """`count` requests: short and long prompts, one token and many, whole and streamed, several choices."""
     return [
         {
-            "messages": f"{'word ' * (1 + 20 * (number % 3))}{number % 7}",
-            "max_tokens": (1, 2, 4, 8)[number % 4],
+            "messages": f"{'word ' * (1 + 8 * (number % 3))}{number % 7}",
+            "max_tokens": (1, 2, 3, 6)[number % 4],
             "stream": number % 2 == 0,
             "ignore_eos": True,
-            "cache_prompt": number % 5 != 0,
+            "cache_prompt": number % 10 != 0,
             "n": 2 if number % 25 == 24 else 1,
         }
         for number in range(count)

@@ -62,7 +62,11 @@ class Prometheus:
                 self._processes.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT))
 
     def __enter__(self) -> Self:
-        eventually(self._ready, "Prometheus has scraped everything once")
+        try:
+            eventually(self._ready, "Prometheus has scraped everything once")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

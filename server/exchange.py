@@ -7,8 +7,6 @@ meaning.
 
 from __future__ import annotations
 
-import re
-import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from engine import Request as EngineRequest
 from server import access_log
 from server.errors import CLIENT_CLOSED_REQUEST, ApiError
 from server.metrics import Metrics
+from server.request_id import request_id
 from server.schema.chat import Message
 
 if TYPE_CHECKING:
@@ -27,13 +26,7 @@ if TYPE_CHECKING:
 
     from server.tracing import Tracer
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _encode = msgspec.json.Encoder().encode
-
-
-def make_request_id() -> str:
-    """Return a new id for a request that did not bring a usable one."""
-    return f"req_{uuid.uuid4().hex}"
 
 
 class Exchange:
@@ -42,9 +35,8 @@ class Exchange:
     def __init__(self, environ: dict[str, Any], metrics: Metrics, tracer: Tracer | None = None) -> None:
         self.timings = Timings()
         self.request = Request(environ, populate_request=False)
-        given = environ.get("HTTP_X_REQUEST_ID", "")
         #: The client's X-Request-Id if it is usable, else one of ours; sent back and logged.
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else make_request_id()
+        self.request_id = request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         #: The pattern of the route that answers; bounded, so it can be a metric label.
         self.route = "unmatched"
         self.status = 0

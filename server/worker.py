@@ -26,7 +26,7 @@ from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore
 from server import boot, config
 from server.connections import Connections, half_close
 from server.errors import ApiError, internal
-from server.exchange import make_request_id
+from server.request_id import request_id
 
 if TYPE_CHECKING:
     from gunicorn.http.message import Request
@@ -163,18 +163,18 @@ class Worker(ThreadWorker):
         self, _req: Request | None, client: socket.socket, _addr: str | int | tuple[str, int], exc: BaseException
     ) -> None:
         """Answer a request that is not proper HTTP, or that failed below the application, in its place."""
-        request_id = make_request_id()
+        name = request_id()
         status, reason = _verdict(exc)
         if status < 500:
-            access_log.info("malformed HTTP, answered %d: %s id=%s", status, type(exc).__name__, request_id)
+            access_log.info("malformed HTTP, answered %d: %s id=%s", status, type(exc).__name__, name)
             error = ApiError(status, f"Malformed HTTP request: {exc}", code="malformed_http")
         else:
-            access_log.error("a request failed below the application, id=%s", request_id, exc_info=exc)
-            error = internal(request_id)
+            access_log.error("a request failed below the application, id=%s", name, exc_info=exc)
+            error = internal(name)
         body = msgspec.json.encode(error.body)
         head = (
             f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nX-Request-Id: {request_id}\r\n\r\n"
+            f"Content-Length: {len(body)}\r\nX-Request-Id: {name}\r\n\r\n"
         )
         try:
             client.sendall(head.encode("ascii") + body)

@@ -62,7 +62,8 @@ def test_the_sdks_own_accumulation_of_a_stream(client: openai.OpenAI) -> None:
 
 
 def test_models(client: openai.OpenAI) -> None:
-    (model,) = client.models.list().data
+    model, embedding_model = client.models.list().data
+    assert embedding_model.id == "embed"
     assert (model.id, model.object) == ("rusty_llm", "model")
     assert client.models.retrieve("rusty_llm") == model
     assert client.models.retrieve("model.gguf").id == "rusty_llm"

@@ -261,6 +261,7 @@ class PostgresStore:
                     configure=register_vector,
                     check=psycopg_pool.ConnectionPool.check_connection,
                     timeout=PATIENCE,
+                    reconnect_timeout=PATIENCE,  # else attempts become rare, and the first ones afterwards fail
                     open=True,
                 )
             return self._pool

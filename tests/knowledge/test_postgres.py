@@ -274,7 +274,7 @@ def test_the_database_goes_away_and_comes_back(
     assert impatient.lexical("kept", 1)
     server.stop()
     never = PostgresStore(server.get_uri())
-    for unreachable in (impatient, never):
+    for unreachable in (impatient, never, impatient, never, impatient):
         with pytest.raises(StoreError, match="cannot be reached"):
             unreachable.lexical("kept", 1)
         with pytest.raises(StoreError, match="cannot be reached"), unreachable.writing():

@@ -165,11 +165,11 @@ def test_text_of_documents_stays_text(grounded: ServerProcess) -> None:
 def test_search(grounded: ServerProcess) -> None:
     for mode in ("dense", "lexical", "hybrid"):
         answer = grounded.post(
-            "/v1/knowledge/search", {"query": "who guarded the type cases", "top_k": 3, "mode": mode}
+            "/v1/knowledge/search", {"query": "When is the museum on Candle Lane open?", "top_k": 3, "mode": mode}
         )
         body = answer.json
         assert answer.status == 200 and body["object"] == "list" and 1 <= len(body["data"]) <= 3
-        assert body["data"][0]["file"] == "thom-rhubarb.txt", mode
+        assert body["data"][0]["file"] == "candle-lane-museum.txt", mode
         assert set(body["data"][0]) == {"file", "chunk", "score", "text"}
         assert body["timings"]["phases"]["search"] > 0 and body["timings"]["total_seconds"] > 0
     strict = {"query": QUESTION, "threshold": 1.0, "mode": "dense"}
@@ -248,7 +248,7 @@ def test_the_prompt_template_gets_the_passages(launch: Callable[..., ServerProce
         server.chat(QUESTION, max_tokens=4, knowledge=False).json,
     )
     assert grounded["citations"]
-    assert grounded["usage"]["prompt_tokens"] > plain["usage"]["prompt_tokens"] + 50
+    assert grounded["usage"]["prompt_tokens"] > plain["usage"]["prompt_tokens"] + 20
 
 
 @pytest.mark.parametrize(

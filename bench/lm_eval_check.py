@@ -60,6 +60,7 @@ def evaluate(model: Model, url: str, batch_size: int) -> tuple[dict[str, float],
                 batch_size=batch_size,
                 num_concurrent=1,
             )
+            self.tokenizer = model.vocab
             self.tokenized_requests = True
 
         def tok_encode(self, string: Any, *_: Any, **__: Any) -> Any:

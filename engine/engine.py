@@ -21,7 +21,7 @@ import numpy as np
 from engine.calibration import apply, calibrate
 from engine.constraint import Constraints, MaskTable
 from engine.errors import EngineError, EngineStopped, GenerationFailed, InvalidRequest, PromptTooLong, QueueFull
-from engine.generation import LENGTH, STOP, End, Generation, GenerationGroup, Inbox
+from engine.generation import LENGTH, STOP, End, Generation, GenerationGroup, Inbox, TokenLogprobs
 from engine.kv import KVCache
 from engine.logprobs import prompt_logprobs, token_logprobs
 from engine.pace import Pace
@@ -316,7 +316,8 @@ class Engine:
             return
         if token in self.model.vocab.eog_tokens and (constraint is not None or not generation.request.ignore_eos):
             course.sampled(sampling_seconds)
-            self._finish(run, STOP, now)
+            k = generation.request.sampling.logprobs
+            self._finish(run, STOP, now, None if k is None else token_logprobs(self._native, row, token, k))
             return
         course.token(now, sampling_seconds)
         run.token = token
@@ -335,12 +336,12 @@ class Engine:
         if run.made >= run.max_tokens:
             self._finish(run, LENGTH, now)
 
-    def _finish(self, run: Run, finish_reason: str, now: float) -> None:
+    def _finish(self, run: Run, finish_reason: str, now: float, token: TokenLogprobs | None = None) -> None:
         self._kv.release(run.sequence)
         self._retire(run)
         self._counters.finished += 1
         run.generation.course.end(now)
-        run.generation.put(End(finish_reason))
+        run.generation.put(End(finish_reason, token=token))
 
     def _retire(self, run: Run) -> None:
         """Take a run off the books; its sequence has been dealt with."""

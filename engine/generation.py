@@ -44,10 +44,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The engine's last word on a generation: `finish_reason`, or the error that ended it."""
+    """The engine's last word on a generation: `finish_reason`, or the error that ended it.
+
+    `token` is the end-of-generation token that the model chose, if it did and log probabilities were asked for.
+    """
 
     finish_reason: str | None = None
     error: Exception | None = None
+    token: TokenLogprobs | None = None
 
 
 #: From the engine thread: a token, a token with log probabilities, those of prompt tokens, or the end.
@@ -77,6 +81,8 @@ class Generation:
         self.completion_tokens = 0
         #: One entry for each prompt token but the first, if asked for; complete before the first piece.
         self.prompt_logprobs: list[TokenLogprobs] = []
+        #: That of the end-of-generation token, which is in no piece, if the model chose one; known at the last piece.
+        self.end_logprobs: TokenLogprobs | None = None
         #: Why the generation ended; None while it runs or when it failed.
         self.finish_reason: str | None = None
         self._vocab = vocab
@@ -144,6 +150,7 @@ class Generation:
             self._over = True
             if item.error is not None:
                 raise item.error
+            self.end_logprobs = item.token
             text = self._stops.feed(self._utf8.flush())
             return self._piece(text + self._stops.flush(), STOP if self._stops.matched else item.finish_reason)
         if isinstance(item, tuple):

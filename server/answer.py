@@ -64,6 +64,10 @@ class Answer:
         """Return one entry for each prompt token of request `index` but the first, from its first piece on."""
         return self._group.generations[index].prompt_logprobs
 
+    def end_logprobs(self, index: int) -> TokenLogprobs | None:
+        """Return the entry of the end-of-generation token that ended request `index`, if one did."""
+        return self._group.generations[index].end_logprobs
+
     @property
     def prompt_tokens(self) -> int:
         """Tokens of all prompts; that of several choices counts once."""

@@ -105,6 +105,9 @@ class _Choice:
         self._texts.append(piece.text)
         if self._wanted:
             self._table.add(piece.logprobs or ())
+            end = self._answer.end_logprobs(self._index)
+            if piece.finish_reason and end is not None:
+                self._table.add((end,))
         self._finish_reason = piece.finish_reason
 
     def take_all(self) -> TextChoice:

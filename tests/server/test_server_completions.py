@@ -157,6 +157,35 @@ def test_log_likelihoods_equal_a_direct_computation(
         assert table.token_logprobs[-1] == pytest.approx(float(direct[-1].max()), abs=1e-3)  # greedy
 
 
+def test_the_token_that_ends_an_answer_has_a_row(client: openai.OpenAI, model: Model) -> None:
+    """Harnesses cut the last row off, for the one token that they have to ask for: it must always be there."""
+    ids = model.vocab.tokenize(PROMPT).tolist()
+    (end,) = model.vocab.tokenize("<|im_end|>", parse_special=True).tolist()
+    plain = create(client, ids, echo=True, logprobs=1, max_tokens=1).choices[0].logprobs
+    ended = create(client, ids, echo=True, logprobs=1, max_tokens=1, logit_bias={str(end): 100}).choices[0]
+    assert (ended.text, ended.finish_reason) == (PROMPT, "stop")
+    assert ended.logprobs is not None and ended.logprobs.tokens and ended.logprobs.text_offset
+    assert ended.logprobs.tokens[-1] == "<|im_end|>"
+    assert ended.logprobs.text_offset[-1] == len(PROMPT)
+    assert plain is not None and plain.token_logprobs
+    assert ended.logprobs.token_logprobs is not None
+    assert ended.logprobs.token_logprobs[:-1] == plain.token_logprobs[:-1]
+
+
+@pytest.mark.parametrize("together", [2, 4])
+def test_prompts_scored_together_have_the_scores_they_have_alone(client: openai.OpenAI, together: int) -> None:
+    prompts = [
+        f"{word} is a word, and a sentence needs {word} more of them. " * 3 for word in ("One", "Two", "Ten", "A")
+    ]
+    alone = [create(client, prompt, echo=True, logprobs=0, max_tokens=1).choices[0].logprobs for prompt in prompts]
+    choices = create(client, prompts[:together], echo=True, logprobs=0, max_tokens=1).choices
+    for choice, expected in zip(choices, alone, strict=False):
+        assert choice.logprobs is not None and expected is not None
+        assert choice.logprobs.tokens == expected.tokens
+        assert choice.logprobs.token_logprobs is not None and expected.token_logprobs is not None
+        assert choice.logprobs.token_logprobs[1:] == pytest.approx(expected.token_logprobs[1:], abs=1e-3)
+
+
 def test_where_each_token_begins(client: openai.OpenAI) -> None:
     choice = create(client, TEXT, echo=True, logprobs=0, max_tokens=3).choices[0]
     table = choice.logprobs

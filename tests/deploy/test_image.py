@@ -1,0 +1,109 @@
+"""The Dockerfile: hadolint has nothing to say, and what it copies, sets and calls exists."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from server import config
+from server.routes import ROUTES
+from tests.deploy.files import PROGRAMS, ROOT, instructions
+
+
+def environment() -> dict[str, str]:
+    """What the image sets."""
+    return dict(word.split("=", 1) for name, rest in instructions("run") if name == "ENV" for word in shlex.split(rest))
+
+
+def test_hadolint() -> None:
+    result = subprocess.run(
+        [PROGRAMS / "hadolint", "Dockerfile"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_bases_are_pinned() -> None:
+    bases = dict(rest.split("=", 1) for name, rest in instructions() if name == "ARG" and "BASE" in rest)
+    assert re.fullmatch(r"debian:\d+\.\d+-slim(@sha256:[0-9a-f]{64})?", bases["BASE"])
+    assert bases["BUILD_BASE"] == "${BASE}"
+
+
+def test_only_what_git_tracks_is_copied() -> None:
+    """And .dockerignore lets it in, or the build would stop there."""
+    ignore = (ROOT / ".dockerignore").read_text().split("\n")
+    sources = [
+        word
+        for name, rest in instructions("build")
+        if name == "COPY" and not rest.startswith("--from")
+        for word in rest.split()[:-1]
+    ]
+    assert sources
+    for source in sources:
+        assert f"!{source}" in ignore
+        tracked = subprocess.run(["git", "ls-files", source], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert tracked.stdout, f"git does not track {source}"
+    assert not [source for source in sources if source.startswith(("model", "data", "tests"))]
+
+
+def test_the_package_finds_what_it_builds_from() -> None:
+    """`packages.find` and MANIFEST.in may name more than the image has, but not need it."""
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (step,) = (rest for name, rest in instructions("build") if name == "RUN" and "pip install" in rest)
+    extras = re.search(r'"\.\[(.*?)\]"', step)
+    assert extras
+    assert set(extras[1].split(",")) <= set(content["project"]["optional-dependencies"])
+    (label,) = (rest for name, rest in instructions("run") if name == "LABEL")
+    assert f'version="{content["project"]["version"]}"' in label
+
+
+def test_build_options_exist() -> None:
+    usage = subprocess.run([ROOT / "build_llama.sh", "--help"], capture_output=True, text=True, check=True).stdout
+    (step,) = (rest for name, rest in instructions("build") if name == "RUN" and "./build_llama.sh" in rest)
+    used = re.findall(r"--[a-z-]+", step)
+    assert {"--march", "--cuda", "--cuda-arch", "--vulkan"} == set(used)
+    assert all(f"{option} " in usage for option in used)
+
+
+def test_environment_is_a_valid_configuration() -> None:
+    settings = config.read(environment())
+    assert settings.http_address.host == settings.prometheus_http_address.host == "0.0.0.0"
+    exposed = next(rest for name, rest in instructions("run") if name == "EXPOSE")
+    assert exposed.split() == [str(settings.http_address.port), str(settings.prometheus_http_address.port)]
+
+
+def test_runs_as_nobody_in_particular() -> None:
+    (user,) = (rest for name, rest in instructions("run") if name == "USER")
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)
+    volumes = next(json.loads(rest) for name, rest in instructions("run") if name == "VOLUME")
+    written = {environment()["XDG_CACHE_HOME"], environment()["XDG_DATA_HOME"]}
+    assert set(volumes) == written
+
+
+def test_entrypoint_starts_the_server() -> None:
+    (entrypoint,) = (json.loads(rest) for name, rest in instructions("run") if name == "ENTRYPOINT")
+    assert entrypoint == ["python", "-m", "server"]
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:9", "[::]:9"])
+def test_healthcheck(address: str, tmp_path: Path) -> None:
+    """It asks the route that needs no key, and fails where nobody answers (port 9 is discard; nothing listens)."""
+    (check,) = (rest.split("CMD", 1)[1] for name, rest in instructions("run") if name == "HEALTHCHECK")
+    _, *arguments = json.loads(check)
+    assert any(route.path == "/health" and route.open for route in ROUTES)
+    assert "'/health'" in arguments[1]
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        env={"HTTP_ADDRESS": address},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "ConnectionRefusedError" in result.stderr

@@ -58,4 +58,6 @@ def read(file: str, data: bytes) -> Text:
     else:
         reader: Callable[[bytes], str] = getattr(import_module(module), function)
         content = reader(data)
+    # JSON can spell half a character ("\ud83d"), which no tokenizer and no database takes.
+    content = content.encode(errors="replace").decode()
     return Text(content, suffix in MARKDOWN_SUFFIXES or module == "knowledge.readers.html")

@@ -40,8 +40,7 @@ def call(module: str, function: str, data: bytes) -> str:
                 raise SkippedError(f"reading it takes longer than {TIME_LIMIT:g} s", lasting=False)
             text, error = connection.recv()
         except (EOFError, OSError):
-            _end()
-            raise SkippedError("its parser crashed") from None
+            raise SkippedError("its parser crashed", lasting=_crashed()) from None
     if error is not None:
         reason, lasting = error
         raise SkippedError(reason, lasting=lasting)
@@ -57,6 +56,15 @@ def _started() -> Connection:
         _process.start()
         theirs.close()
     return _connection
+
+
+def _crashed() -> bool:
+    """Ends a process that went away; returns whether it was the file's doing, and nobody else ended it."""
+    assert _process is not None
+    _process.join(1)
+    code = _process.exitcode
+    _end()
+    return code not in (-signal.SIGTERM, -signal.SIGKILL)
 
 
 @atexit.register

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import signal
 import zlib
 
 import pytest
@@ -89,6 +90,7 @@ def test_json_values_carry_their_names() -> None:
     lines = b"\n".join(json.dumps(item).encode() for item in value)
     assert read("a.jsonl", lines + b"\n\n").content == expected
     assert read("a.json", b'"just text"').content == "just text"
+    assert read("a.json", b'{"half": "\\ud83d of \\ud83d\\udc4d"}').content == "half: ? of 👍"
 
 
 def test_what_is_not_quite_json_is_text() -> None:
@@ -161,8 +163,12 @@ def test_a_file_that_takes_too_long_or_kills_its_parser(monkeypatch: pytest.Monk
         sandbox.call("time", "sleep", 60)  # type: ignore[arg-type]
     assert not caught.value.lasting
     monkeypatch.undo()
-    with pytest.raises(SkippedError, match="crashed"):
+    with pytest.raises(SkippedError, match="crashed") as caught:
         sandbox.call("os", "_exit", 3)  # type: ignore[arg-type]
+    assert caught.value.lasting
+    with pytest.raises(SkippedError, match="crashed") as caught:  # as the system does when memory is short
+        sandbox.call("signal", "raise_signal", signal.SIGKILL)  # type: ignore[arg-type]
+    assert not caught.value.lasting
     with pytest.raises(SkippedError, match="more than 2048 MiB"):
         sandbox.call("builtins", "bytearray", 3 << 30)  # type: ignore[arg-type]
     with pytest.raises(SkippedError, match=r"needs the package nothing_like_it.*lucid-llm\[documents\]"):

@@ -72,7 +72,6 @@ class SqliteStore:
         self._closed = False
         self._writing = False
         self._idle: list[sqlite3.Connection] = []
-        self._connections: list[sqlite3.Connection] = []
         self._pool_lock = threading.Lock()
         self._vectors_lock = threading.Lock()
         self._vectors: Vectors | None = None
@@ -90,10 +89,10 @@ class SqliteStore:
         return str(self._path)
 
     def close(self) -> None:
-        """Closes the file. Searches under way in other threads may fail with `StoreError`."""
+        """Closes the file; a connection that a thread still uses is closed when that thread is done with it."""
         with self._pool_lock:
             self._closed = True
-            connections, self._connections, self._idle = self._connections, [], []
+            connections, self._idle = self._idle, []
         for connection in connections:
             connection.close()
 
@@ -263,16 +262,19 @@ class SqliteStore:
                 db.execute(
                     "PRAGMA synchronous = NORMAL"
                 )  # in WAL mode: durable but for the last moments, never damaged
-                with self._pool_lock:
-                    self._connections.append(db)
             try:
                 yield db
             finally:
-                with self._pool_lock:
-                    if not self._closed:
-                        if db.in_transaction:
-                            db.execute("ROLLBACK")
-                        self._idle.append(db)
+                self._give_back(db)
+
+    def _give_back(self, db: sqlite3.Connection) -> None:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        with self._pool_lock:
+            if self._closed:
+                db.close()
+            else:
+                self._idle.append(db)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

@@ -270,6 +270,15 @@ def test_files_that_are_no_store(tmp_path: Path) -> None:
         SqliteStore(tmp_path)
 
 
+def test_closing_leaves_connections_to_whoever_uses_them(store: SqliteStore) -> None:
+    write(store, document("a", ["goose"]))
+    with store._connection() as db:
+        store.close()
+        assert db.execute("SELECT count(*) FROM chunk").fetchone() == (1,)
+    with pytest.raises(sqlite3.ProgrammingError):
+        db.execute("SELECT 1")
+
+
 def test_closed(store: SqliteStore) -> None:
     store.close()
     store.close()

@@ -40,6 +40,7 @@ def create(service: Service, exchange: Exchange) -> Response:
             parallel=True,
             response_format=body.response_format,
             thoughts=thoughts,
+            schema_param="text.format.schema",
         )
     requests = generate.requests(
         service,

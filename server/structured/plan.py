@@ -26,6 +26,9 @@ MAX_TOOLS: Final = 128
 #: Longest regular expression, in characters.
 MAX_REGEX: Final = 10_000
 
+#: Where chat has the schema of an answer.
+SCHEMA_PARAM: Final = "response_format.json_schema.schema"
+
 #: Arguments of a function without parameters.
 _NO_ARGUMENTS: Final[dict[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -54,20 +57,21 @@ def plan(
     parallel: bool,
     response_format: ResponseFormat | None,
     thoughts: str | None = None,
+    schema_param: str = SCHEMA_PARAM,
 ) -> Structure:
     """Return the form that a chat request asks for. Raises `ApiError` for what cannot be done, naming the parameter.
 
     `form` is how the model writes calls. `thoughts` is the tag that ends the thoughts that the prompt has opened; the
-    form applies behind it.
+    form applies behind it. `schema_param` is what errors about the answer's schema name.
     """
-    rule = None if response_format is None else answer_rule(response_format)
+    rule = None if response_format is None else answer_rule(response_format, schema_param)
     functions = _functions(tools or [])
     required, callable_ = _choose(choice, functions)
     if not callable_:
         if rule is None:
             return ANY_TEXT
         source = grammar.answer(rule, constraints.special, thoughts)
-        return Structure(_compile(constraints, source, _param(response_format)))
+        return Structure(_compile(constraints, source, _param(response_format, schema_param)))
     schemas = {name: function.parameters or _NO_ARGUMENTS for name, function in callable_.items()}
     check_size(list(schemas.values()), "tools")
     for index, name in enumerate(functions):
@@ -96,7 +100,7 @@ def shown_tools(tools: list[Tool] | None, choice: str | ToolChoice | None) -> li
     return [{"type": "function", "function": msgspec.to_builtins(function)} for function in functions.values()]
 
 
-def answer_rule(response_format: ResponseFormat) -> str | None:
+def answer_rule(response_format: ResponseFormat, schema_param: str) -> str | None:
     """Return the right-hand side of a grammar's rule for a `response_format`; None for plain text."""
     match response_format.type:
         case "text":
@@ -104,7 +108,7 @@ def answer_rule(response_format: ResponseFormat) -> str | None:
         case "json_object":
             return grammar.json_rule({"type": "object"})
         case "json_schema":
-            return _schema_rule(response_format.json_schema)
+            return _schema_rule(response_format.json_schema, schema_param)
         case "regex":
             return _regex_rule(response_format.regex)
     raise invalid(
@@ -114,10 +118,10 @@ def answer_rule(response_format: ResponseFormat) -> str | None:
     )
 
 
-def _schema_rule(given: JsonSchema | None) -> str:
+def _schema_rule(given: JsonSchema | None, param: str) -> str:
     if given is None or given.schema is None:
-        raise missing("response_format.json_schema" + ("" if given is None else ".schema"))
-    check_size(given.schema, "response_format.json_schema.schema")
+        raise missing("response_format.json_schema" if given is None else param)
+    check_size(given.schema, param)
     return grammar.json_rule(given.schema)
 
 
@@ -182,11 +186,11 @@ def _known(names: list[str], functions: Mapping[str, FunctionDefinition]) -> lis
     return names
 
 
-def _param(response_format: ResponseFormat | None) -> str:
+def _param(response_format: ResponseFormat | None, schema_param: str) -> str:
     """Return what to name in an error about a `response_format`."""
     kind = None if response_format is None else response_format.type
     return {
-        "json_schema": "response_format.json_schema.schema",
+        "json_schema": schema_param,
         "regex": "response_format.regex",
     }.get(kind or "", "response_format")
 

@@ -130,6 +130,8 @@ def test_the_sdks_own_accumulation_of_a_stream(client: openai.OpenAI) -> None:
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"max_tokens": 5}, "max_tokens"),
         ({"n": 2}, "n"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "json_schema", "schema": {"type": 1}}}}, "text.format.schema"),
     ],
 )
 def test_what_is_refused_names_the_parameter(server: ServerProcess, fields: dict[str, object], param: str) -> None:

@@ -26,6 +26,14 @@ SEEDS: Final = 2**32 - 1
 TAIL: Final = 16
 
 
+def check_count(loaded: Loaded, body: SamplingFields, prompts: int, param: str) -> None:
+    """Refuse, before any work is done, more answers than this server can ever take. Raises `ApiError`."""
+    count, most = body.choices * prompts, loaded.engine.most_at_once
+    if count > most:
+        asked = "n" if prompts == 1 else param
+        raise invalid(asked, f"{count} answers in one request; this server takes at most {most}", "unsupported_value")
+
+
 def requests(
     service: Service,
     loaded: Loaded,
@@ -47,10 +55,6 @@ def requests(
     `ApiError`.
     """
     config = service.config
-    count, most = body.choices * len(prompts), loaded.engine.most_at_once
-    if count > most:
-        asked = "n" if len(prompts) == 1 else param
-        raise invalid(asked, f"{count} answers in one request; this server takes at most {most}", "unsupported_value")
     for prompt in prompts:
         if prompt.size >= loaded.engine.context_size:
             raise context_length_exceeded(str(prompt.size), loaded.engine.context_size - 1, param)

@@ -28,6 +28,7 @@ def create(service: Service, exchange: Exchange) -> Response:
         body = read_json(exchange.request, _decoder, service.config.max_body_bytes)
         body.check()
         models.require(service, body.model)
+        generate.check_count(loaded, body, 1, "messages")
         tools = shown_tools(body.tools, body.tool_choice)
     exchange.messages = body.messages
 

@@ -5,12 +5,15 @@ Knows the JSON of the field `knowledge`, of citations and of /v1/knowledge; sear
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 Mode = Literal["hybrid", "dense", "lexical"]
+#: Longest query, in characters: what is longer is no question, and looking for its words takes time.
+MAX_QUERY: Final = 32_768
+
 TopK = Annotated[int, Meta(ge=1, le=100)]
 Threshold = Annotated[float, Meta(ge=-1, le=1)]
 
@@ -26,7 +29,7 @@ class KnowledgeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SearchRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The body of POST /v1/knowledge/search."""
 
-    query: Annotated[str, Meta(min_length=1)]
+    query: Annotated[str, Meta(min_length=1, max_length=MAX_QUERY)]
     top_k: TopK | None = None
     threshold: Threshold | None = None
     mode: Mode | None = None

@@ -182,6 +182,7 @@ def test_search(grounded: ServerProcess) -> None:
         ({}, "query"),
         ({"query": ""}, "query"),
         ({"query": 5}, "query"),
+        ({"query": "x" * 32_769}, "query"),
         ({"query": "x", "top_k": 0}, "top_k"),
         ({"query": "x", "mode": "both"}, "mode"),
         ({"query": "x", "threshold": "high"}, "threshold"),

@@ -254,8 +254,9 @@ class Config:
             "",
             "Where chunks and vectors are kept: the path of a file, or postgresql://... for several servers; "
             "unset: a file in the user's data folder.",
+            secret=True,
         ),
-    ]
+    ] = field(repr=False)
     knowledge_watch: Annotated[bool, Variable(_SWITCH, "on", "Follow changes in DATA_PATH while the server runs.")]
     log_format: Annotated[
         str, Variable(_choice("human", "json"), "human", "Log lines for people, or one JSON object a line.")

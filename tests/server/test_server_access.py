@@ -125,6 +125,11 @@ def test_a_configuration_does_not_show_its_keys() -> None:
         with pytest.raises(ConfigError) as caught:
             config.read(variables)
         assert KEY not in str(caught.value)
+    url = "postgresql://user:word@host/knowledge"
+    assert "word@" not in repr(config.read({"KNOWLEDGE_URL": url}))
+    with pytest.raises(ConfigError) as caught:
+        config.read({"KNOWLEDGE_URLS": url})
+    assert "word@" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

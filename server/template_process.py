@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import resource
+import signal
 import socket
 import struct
 import sys
@@ -75,6 +76,8 @@ def render(template: jinja2.Template, values: dict[str, Any], given: int) -> str
 def _main() -> None:
     for limit, value in ((resource.RLIMIT_AS, MAX_MEMORY), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (value, value))
+    # A service manager's signal to all processes is for the parent, which still answers: it ends us.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = socket.socket(fileno=sys.stdin.fileno())
     requests = _requests(channel)
     source = next(requests, None)

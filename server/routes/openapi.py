@@ -19,6 +19,7 @@ from server import routes
 from server.errors import ErrorBody
 from server.exchange import Exchange
 from server.routes.health import HealthBody
+from server.schema.knowledge import KnowledgeBody
 from server.service import Service
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _operation(route: Route, references: dict[type[msgspec.Struct], Any], keys_r
         content["text/event-stream"] = {"schema": {"type": "string"}}
     variables = _VARIABLE.findall(route.path)
     statuses = ["401"] if guarded else []
-    statuses += ["404"] if variables or route.body else []
+    statuses += ["404"] if variables or route.body or route.answer is KnowledgeBody else []
     statuses += ["400", "408", "413", "415", "504"] if route.body else []
     responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
     for status in sorted([*statuses, "405", "500", "503"]):

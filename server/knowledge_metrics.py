@@ -1,7 +1,6 @@
 """The size of the knowledge base as Prometheus metrics, read from its store at each scrape.
 
-Knows what a store says about itself; counts nothing. Whoever opens the knowledge base registers it:
-`metrics.watch(KnowledgeMetrics(lambda: knowledge.stats().store, label))`.
+Knows what a store says about itself; counts nothing.
 """
 
 from __future__ import annotations

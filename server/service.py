@@ -25,6 +25,7 @@ from server.energy import EnergyMeter, nvidia_gpus, rapl_domains
 from server.engine_metrics import EngineCollector
 from server.errors import ApiError, engine_failed, shutting_down, unavailable
 from server.host_metrics import Facts, ProcessMetrics
+from server.knowledge_metrics import KnowledgeMetrics
 from server.metrics import Metrics
 from server.prompt import PromptBuilder
 from server.reasoning import tag_tokens
@@ -194,7 +195,7 @@ class Service:
         )
 
     def _watch(self, loaded: Loaded) -> None:
-        """Show the engine, the model and the energy in the metrics."""
+        """Show the engine, the model, the energy and the documents in the metrics."""
         config, engine = self.config, loaded.engine
         counters = rapl_domains() + (nvidia_gpus() if config.model_gpu_layers else [])
         meter = EnergyMeter(counters, engine.stats, config.instance_label)
@@ -202,6 +203,9 @@ class Service:
         self.metrics.watch(EngineCollector(engine, config.instance_label))
         self.metrics.watch(Facts(loaded.model, config.model_path, config.model_alias, config.instance_label))
         self.metrics.watch(meter)
+        knowledge = self.knowledge
+        if knowledge is not None:
+            self.metrics.watch(KnowledgeMetrics(lambda: knowledge.stats().store, config.instance_label))
 
     def _load(self) -> Loaded:
         embedder = _load_embedder(self.config)

@@ -306,3 +306,15 @@ def test_two_servers_share_a_database_that_goes_away_and_comes_back(
             assert json.loads(server.chat(QUESTION, max_tokens=4).body)["citations"]
     finally:
         database.cleanup()
+
+
+def test_metrics_tell_its_size_and_time_its_look_ups(grounded: ServerProcess) -> None:
+    size = grounded.get("/v1/knowledge").json
+    assert grounded.metric("lucid_knowledge_files") == size["files"] > 0
+    assert grounded.metric("lucid_knowledge_chunks") == size["chunks"] > 0
+    before = grounded.metric("embedding_duration_count")
+    assert grounded.chat(QUESTION, max_tokens=4).status == 200
+    assert grounded.post("/v1/knowledge/search", {"query": QUESTION}).status == 200
+    assert grounded.chat(QUESTION, max_tokens=4, knowledge=False).status == 200
+    eventually(lambda: grounded.metric("embedding_duration_count") == before + 2, "both look-ups are observed")
+    assert grounded.metric("lucid_phase_seconds_count", phase="search") > 0

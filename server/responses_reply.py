@@ -1,7 +1,8 @@
 """What a Responses answer looks like: OpenAI's response object, or the events in which it comes into being.
 
-An answer is a list of items, here one message, before it perhaps the model's thoughts. Each item has one part of
-content, to which text is added. Knows the JSON of Responses; knows nothing of sockets.
+An answer is a list of items: a message, before it perhaps the model's thoughts, behind it perhaps calls of functions.
+Messages and thoughts have one part of content, to which text is added; calls have arguments instead. Knows the JSON of
+Responses; knows nothing of sockets.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from engine import Piece
 from server.answer import Answer
 from server.errors import ErrorBody
 from server.message import MessageReader
-from server.schema.answer import TimingsBody
+from server.schema.answer import TimingsBody, ToolCallDelta
 from server.schema.responses import ResponsesRequest
 
 _encode = msgspec.json.Encoder().encode
@@ -27,8 +28,9 @@ Event = dict[str, Any]
 
 MESSAGE: Final = "message"
 REASONING: Final = "reasoning"
+CALL: Final = "function_call"
 
-_PREFIX: Final = {MESSAGE: "msg", REASONING: "rs"}
+_PREFIX: Final = {MESSAGE: "msg", REASONING: "rs", CALL: "fc"}
 _PART: Final = {MESSAGE: "output_text", REASONING: "reasoning_text"}
 
 
@@ -38,6 +40,9 @@ class _Item:
 
     kind: str
     index: int
+    call_id: str = ""
+    name: str = ""
+    """The call's own id, and the function that it calls."""
     id: str = field(init=False)
     texts: list[str] = field(default_factory=list)
 
@@ -57,6 +62,9 @@ class _Item:
 
     def json(self, status: str, *, empty: bool = False) -> Event:
         """The item as JSON."""
+        if self.kind == CALL:
+            call: Event = {"id": self.id, "type": CALL, "status": status, "call_id": self.call_id, "name": self.name}
+            return {**call, "arguments": "" if empty else self.text}
         content = [] if empty else [self.part(self.text)]
         item: Event = {"id": self.id, "type": self.kind, "status": status, "content": content}
         return {**item, "role": "assistant"} if self.kind == MESSAGE else {**item, "summary": []}
@@ -66,7 +74,7 @@ class ResponsesReply:
     """The reply to one Responses request (see `server.reply.Reply`)."""
 
     def __init__(self, answer: Answer, body: ResponsesRequest, model: str, reader: MessageReader) -> None:
-        """`model` is the name to answer with; `reader` tells thoughts from content."""
+        """`model` is the name to answer with; `reader` tells thoughts, content and calls apart."""
         self._answer = answer
         self._body = body
         self._model = model
@@ -102,14 +110,14 @@ class ResponsesReply:
             "metadata": request.metadata or {},
             "model": self._model,
             "output": self._output() if done else [],
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": request.parallel_tool_calls is not False,
             "previous_response_id": None,
             "reasoning": request.reasoning or {"effort": None, "summary": None},
             "store": False,
             "temperature": sampling.temperature,
             "text": {"format": request.text_format},
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": request.tool_choice or "auto",
+            "tools": request.tools or [],
             "top_p": sampling.top_p,
             "truncation": "disabled",
             "usage": self._usage() if done else None,
@@ -157,6 +165,8 @@ class ResponsesReply:
             yield from self._add(REASONING, delta.reasoning_content)
         if delta.content:
             yield from self._add(MESSAGE, delta.content)
+        for call in delta.tool_calls or ():
+            yield from self._call(call)
         if self._items and self._items[-1].kind == REASONING:
             self._reasoning_tokens += len(piece.tokens)
         if piece.finish_reason is not None:
@@ -177,18 +187,40 @@ class ResponsesReply:
         event = {"type": f"response.{_PART[kind]}.delta", **_place(item), "delta": text}
         yield {**event, "logprobs": []} if kind == MESSAGE else event
 
-    def _open(self, kind: str) -> Iterator[Event]:
-        item = _Item(kind, len(self._items))
+    def _call(self, call: ToolCallDelta) -> Iterator[Event]:
+        """Begin a call, or add to the arguments of the last."""
+        function = call.function
+        if call.id is not None:
+            if self._items:
+                yield from self._close("completed")
+            yield from self._open(CALL, call.id, function.name or "")
+        if function.arguments:
+            item = self._items[-1]
+            item.texts.append(function.arguments)
+            yield {
+                "type": "response.function_call_arguments.delta",
+                "item_id": item.id,
+                "output_index": item.index,
+                "delta": function.arguments,
+            }
+
+    def _open(self, kind: str, call_id: str = "", name: str = "") -> Iterator[Event]:
+        item = _Item(kind, len(self._items), call_id, name)
         self._items.append(item)
         added = item.json("in_progress", empty=True)
         yield {"type": "response.output_item.added", "output_index": item.index, "item": added}
-        yield {"type": "response.content_part.added", **_place(item), "part": item.part("")}
+        if kind != CALL:
+            yield {"type": "response.content_part.added", **_place(item), "part": item.part("")}
 
     def _close(self, status: str) -> Iterator[Event]:
         item = self._items[-1]
-        event = {"type": f"response.{_PART[item.kind]}.done", **_place(item), "text": item.text}
-        yield {**event, "logprobs": []} if item.kind == MESSAGE else event
-        yield {"type": "response.content_part.done", **_place(item), "part": item.part(item.text)}
+        if item.kind == CALL:
+            place = {"item_id": item.id, "output_index": item.index, "name": item.name}
+            yield {"type": "response.function_call_arguments.done", **place, "arguments": item.text}
+        else:
+            event = {"type": f"response.{_PART[item.kind]}.done", **_place(item), "text": item.text}
+            yield {**event, "logprobs": []} if item.kind == MESSAGE else event
+            yield {"type": "response.content_part.done", **_place(item), "part": item.part(item.text)}
         yield {"type": "response.output_item.done", "output_index": item.index, "item": item.json(status)}
 
     def _event(self, event: Event) -> bytes:

@@ -15,7 +15,7 @@ from server.responses_reply import ResponsesReply
 from server.routes import models
 from server.schema.responses import ResponsesRequest
 from server.service import Service
-from server.structured.plan import plan
+from server.structured.plan import plan, shown_tools
 
 _decoder = msgspec.json.Decoder(ResponsesRequest)
 
@@ -28,16 +28,17 @@ def create(service: Service, exchange: Exchange) -> Response:
         body.check()
         models.require(service, body.model)
         messages = body.messages()
+        tools = shown_tools(body.chat_tools, body.chat_choice)
     exchange.messages = messages
-    prompt = loaded.prompts.chat(messages, body.template_variables, exchange.timings)
+    prompt = loaded.prompts.chat(messages, body.template_variables, exchange.timings, tools)
     thoughts = generate.opened_thoughts(loaded, prompt)
     with exchange.timings.phase("parse"):
         structure = plan(
             loaded.engine.constraints,
             loaded.prompts.tool_format,
-            tools=None,
-            choice=None,
-            parallel=True,
+            tools=body.chat_tools,
+            choice=body.chat_choice,
+            parallel=body.parallel_tool_calls is not False,
             response_format=body.response_format,
             thoughts=thoughts,
             schema_param="text.format.schema",
@@ -54,5 +55,6 @@ def create(service: Service, exchange: Exchange) -> Response:
         param="input",
     )
     answer = Answer(service, loaded, exchange, requests)
-    made = ResponsesReply(answer, body, service.model_names[0], MessageReader(ReasoningSplitter(thoughts)))
+    reader = MessageReader(ReasoningSplitter(thoughts), structure.reader())
+    made = ResponsesReply(answer, body, service.model_names[0], reader)
     return reply.send(answer, made, stream=bool(body.stream))

@@ -14,7 +14,17 @@ from msgspec import Meta
 from server.errors import invalid, missing
 from server.schema.chat import FunctionCall, Message, ToolCall
 from server.schema.sampling import Count, SamplingFields, unsupported
-from server.schema.tools import JsonSchema, ResponseFormat
+from server.schema.tools import (
+    AllowedTools,
+    FunctionDefinition,
+    FunctionName,
+    JsonSchema,
+    NamedFunction,
+    ResponseFormat,
+    Tool,
+    ToolChoice,
+    ToolReference,
+)
 
 #: Types of content parts that hold text.
 TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
@@ -77,6 +87,40 @@ class TextFormat(msgspec.Struct, frozen=True, omit_defaults=True):
     strict: bool | None = None
 
 
+class ResponseTool(msgspec.Struct, frozen=True):
+    """A function that the model may call: chat's `tools`, with the function's fields beside `type`."""
+
+    type: str
+    name: FunctionName | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @property
+    def tool(self) -> Tool:
+        """The same as chat has it."""
+        if self.name is None:
+            return Tool(self.type)
+        return Tool(self.type, FunctionDefinition(self.name, self.description, self.parameters, self.strict))
+
+
+class ResponseToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A choice that names functions: `type` is "function" or "allowed_tools"."""
+
+    type: str
+    name: str | None = None
+    mode: Literal["auto", "required"] | None = None
+    tools: list[ResponseTool] | None = None
+
+    @property
+    def choice(self) -> ToolChoice:
+        """The same as chat has it."""
+        allowed = None
+        if self.mode is not None and self.tools is not None:
+            allowed = AllowedTools(self.mode, [ToolReference(t.type, _named(t.name)) for t in self.tools])
+        return ToolChoice(self.type, _named(self.name), allowed)
+
+
 class TextOptions(msgspec.Struct, frozen=True):
     """What the text is to be like."""
 
@@ -96,13 +140,13 @@ class ResponsesRequest(SamplingFields, kw_only=True, frozen=True):
     prompt: Any = None
     background: bool | None = None
     include: list[str] | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: list[ResponseTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ResponseToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     metadata: dict[str, str] | None = None
     #: Accepted and ignored: they do not change the answer.
     store: Any = None
-    parallel_tool_calls: Any = None
     max_tool_calls: Any = None
     service_tier: Any = None
     safety_identifier: Any = None
@@ -119,8 +163,6 @@ class ResponsesRequest(SamplingFields, kw_only=True, frozen=True):
                 raise unsupported(name, stateless)
         if self.background:
             raise unsupported("background", stateless)
-        if self.tools and self.tool_choice != "none":
-            raise unsupported("tools", "tools are not supported here; /v1/chat/completions has them")
         if self.text_format.type not in ("text", "json_object", "json_schema"):
             raise unsupported("text.format.type", "there are 'text', 'json_object' and 'json_schema'")
         if self.text_format.type == "json_schema" and self.text_format.schema is None:
@@ -140,7 +182,18 @@ class ResponsesRequest(SamplingFields, kw_only=True, frozen=True):
         if isinstance(self.input, str):
             return [*first, Message("user", self.input)]
         items = [item.message(f"input[{index}]") for index, item in enumerate(self.input)]
-        return first + [message for message in items if message is not None]
+        return first + _with_calls_joined([message for message in items if message is not None])
+
+    @property
+    def chat_tools(self) -> list[Tool]:
+        """The tools as chat has them."""
+        return [tool.tool for tool in self.tools or ()]
+
+    @property
+    def chat_choice(self) -> str | ToolChoice | None:
+        """The choice of tools as chat has it."""
+        choice = self.tool_choice
+        return choice.choice if isinstance(choice, ResponseToolChoice) else choice
 
     @property
     def text_format(self) -> TextFormat:
@@ -158,6 +211,23 @@ class ResponsesRequest(SamplingFields, kw_only=True, frozen=True):
         """What the chat template gets beside the messages."""
         effort = self.reasoning.effort if self.reasoning else None
         return {**({} if effort is None else {"reasoning_effort": effort}), **(self.chat_template_kwargs or {})}
+
+
+def _named(name: str | None) -> NamedFunction | None:
+    return None if name is None else NamedFunction(name)
+
+
+def _with_calls_joined(messages: list[Message]) -> list[Message]:
+    """Return `messages` with each call in the assistant's message before it: one turn is one message in a chat."""
+    joined: list[Message] = []
+    for message in messages:
+        last = joined[-1] if joined else None
+        if message.tool_calls and last is not None and last.role == "assistant":
+            calls = [*(last.tool_calls or ()), *message.tool_calls]
+            joined[-1] = msgspec.structs.replace(last, tool_calls=calls)
+        else:
+            joined.append(message)
+    return joined
 
 
 def _text(content: str | list[InputPart], place: str) -> str:

@@ -1,5 +1,6 @@
 """POST /v1/responses with the openai package: whole and streamed, and what a stateless server refuses."""
 
+import json
 from typing import Any
 
 import openai
@@ -115,6 +116,58 @@ def test_the_sdks_own_accumulation_of_a_stream(client: openai.OpenAI) -> None:
     assert final.output_text == whole.output_text
 
 
+WEATHER: Any = {
+    "type": "function",
+    "name": "get_weather",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris", "Rome"]}, "unit": {"enum": ["C", "F"]}},
+        "required": ["city", "unit"],
+        "additionalProperties": False,
+    },
+}
+CALLING: dict[str, Any] = {
+    "input": "What is the weather in Paris?",
+    "tools": [WEATHER],
+    "tool_choice": {"type": "function", "name": "get_weather"},
+    "parallel_tool_calls": False,
+    "max_output_tokens": 60,
+}
+
+
+def test_a_function_is_called_and_its_result_used(client: openai.OpenAI) -> None:
+    response = client.responses.create(**CALLING, **REPEATABLE)
+    (call,) = response.output
+    assert response.status == "completed"
+    assert call.type == "function_call" and call.name == "get_weather" and call.call_id != call.id
+    assert set(json.loads(call.arguments)) == {"city", "unit"}
+    assert response.tools[0].type == "function"
+    question = {"role": "user", "content": CALLING["input"]}
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "31 degrees"}
+    told = client.responses.create(
+        input=[question, call.model_dump(exclude_none=True), result],  # type: ignore[list-item]
+        tools=[WEATHER],
+        tool_choice="none",
+        max_output_tokens=16,
+        **REPEATABLE,
+    )
+    assert told.output[0].type == "message" and told.output_text
+
+
+def test_a_streamed_call(client: openai.OpenAI) -> None:
+    with client.responses.stream(**CALLING, **REPEATABLE) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    (call,) = final.output
+    assert call.type == "function_call"
+    deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    assert len(deltas) > 1 and "".join(deltas) == call.arguments
+    (done,) = [event for event in events if event.type == "response.function_call_arguments.done"]
+    assert done.arguments == call.arguments and done.item_id == call.id
+    whole = client.responses.create(**CALLING, **REPEATABLE).output[0]
+    assert whole.type == "function_call" and whole.arguments == call.arguments
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -130,6 +183,8 @@ def test_the_sdks_own_accumulation_of_a_stream(client: openai.OpenAI) -> None:
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"max_tokens": 5}, "max_tokens"),
         ({"n": 2}, "n"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "other"}}, "tool_choice"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         ({"text": {"format": {"type": "json_schema", "schema": {"type": 1}}}}, "text.format.schema"),
     ],

@@ -46,7 +46,7 @@ COPY knowledge knowledge
 COPY server server
 RUN python3 -m venv /opt/venv \
     && LLAMA_PREFIX=/opt/llama /opt/venv/bin/pip install --no-cache-dir ".[documents,nvml,otel,postgres]" \
-    && /opt/venv/bin/pip uninstall --yes --quiet pip
+    && /opt/venv/bin/pip uninstall --yes --quiet setuptools pip
 
 # --------------------------------------------------------------------------------------------------------------- run
 FROM ${BASE} AS run

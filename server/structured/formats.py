@@ -17,7 +17,8 @@ from typing import Any, Final
 class ToolFormat:
     """One way of writing calls: `begin`, then calls with `separator` between them, then `end`.
 
-    A call is a JSON object of the function's name and, under `arguments_key`, its arguments.
+    A call is a JSON object of the function's name and, under `arguments_key`, its arguments; or, if there is
+    `between`, the name, `between` and the arguments.
     """
 
     name: str
@@ -27,6 +28,8 @@ class ToolFormat:
     separator: str
     end: str
     arguments_key: str = "arguments"
+    between: str = ""
+    """What stands between name and arguments. It may be a control token."""
     bare: bool = False
     """An answer may also begin with a call, without `begin`, and need not have `end`."""
     id_length: int = 24
@@ -35,11 +38,18 @@ class ToolFormat:
 
     def head(self, function: str) -> str:
         """Return what comes before the arguments of a call."""
+        if self.between:
+            return function + self.between
         return f'{{"name": "{function}", "{self.arguments_key}": '
 
     def call(self, function: str, arguments: str) -> str:
         """Return a call; `arguments` is JSON."""
-        return f"{self.head(function)}{arguments}}}"
+        return f"{self.head(function)}{arguments}{self.tail}"
+
+    @property
+    def tail(self) -> str:
+        """What comes behind the arguments of a call."""
+        return "" if self.between else "}"
 
     def new_id(self) -> str:
         """Return an id for a call. Some templates refuse all that is not of their length."""
@@ -53,6 +63,10 @@ HERMES: Final = ToolFormat("hermes", "<tool_call>", "<tool_call>\n", "\n</tool_c
 LLAMA3: Final = ToolFormat("llama3", "<|python_tag|>", "<|python_tag|>", "; ", "", "parameters", bare=True)
 #: Mistral 7B v0.3, Nemo, Small and Large until tokenizer version 7. Their template wants ids of nine characters.
 MISTRAL: Final = ToolFormat("mistral", "[TOOL_CALLS]", "[TOOL_CALLS][", ", ", "]", id_length=9, id_prefix="")
+#: Mistral's models since: Small 3.1, Medium 3, Magistral, Ministral 3, Devstral.
+MISTRAL_ARGS: Final = ToolFormat(
+    "mistral-args", "[TOOL_CALLS]", "[TOOL_CALLS]", "[TOOL_CALLS]", "", between="[ARGS]", id_length=9, id_prefix=""
+)
 
 
 def detect(template: str) -> ToolFormat:
@@ -60,7 +74,7 @@ def detect(template: str) -> ToolFormat:
     if "<tool_call>" in template:
         return HERMES
     if "[TOOL_CALLS]" in template:
-        return MISTRAL
+        return MISTRAL_ARGS if "[ARGS]" in template else MISTRAL
     if "<|python_tag|>" in template or ("<|start_header_id|>" in template and '"parameters"' in template):
         return LLAMA3
     return HERMES

@@ -68,15 +68,17 @@ def tool_calls(
     token = special(form.trigger)
     trigger = _text(form.trigger) if token is None else f"<[{token}]>"
     rest = f"{_text(form.begin[len(form.trigger) :])} calls"
+    tail = _text(form.tail)
     bare = " | calls" if form.bare else ""
     tagged = f"{trigger} {rest}{bare}"
-    more = f"({_text(form.separator)} call)*" if parallel else ""
+    separator = _with_token(form.separator, form.trigger, special)
+    more = f"({separator} call)*" if parallel else ""
     rules = [
         f"calls: call {more} {_text(form.end)}",
         f"call: {' | '.join(f'call_{index}' for index in range(len(schemas)))}",
     ]
     for index, (name, schema) in enumerate(schemas.items()):
-        rules.append(f'call_{index}: {_text(form.head(name))} arguments_{index} "}}"')
+        rules.append(f"call_{index}: {_with_token(form.head(name), form.between, special)} arguments_{index} {tail}")
         rules.append(f"arguments_{index}: {json_rule(schema)}")
     if required:
         rules.append(f"answer: {tagged}")
@@ -104,6 +106,15 @@ def _behind_thoughts(rules: list[str], special: Special, closing: str | None) ->
     else:
         thoughts = [f"thoughts: THOUGHT <[{token}]>", f"THOUGHT: {_ANY}"]
     return "\n".join(["start: thoughts BREAK answer", *thoughts, r"BREAK: /\n{0,2}/", *rules])
+
+
+def _with_token(text: str, marker: str, special: Special) -> str:
+    """Return `text` as strings of the grammar, `marker` in it as its token if it is a special one."""
+    token = special(marker) if marker and marker in text else None
+    if token is None:
+        return _text(text)
+    before, _, behind = text.partition(marker)
+    return f"{_text(before)} <[{token}]> {_text(behind)}"
 
 
 def _text(text: str) -> str:

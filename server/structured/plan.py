@@ -83,10 +83,10 @@ def plan(
     source = grammar.tool_calls(
         form, schemas, constraints.special, required=required, parallel=parallel, otherwise=rule, thoughts=thoughts
     )
-    trigger = constraints.special(form.trigger)
+    markers = (constraints.special(text) for text in (form.trigger, form.between))
     return Structure(
         constraint=_compile(constraints, source, "tools"),
-        visible=frozenset() if trigger is None else frozenset((trigger,)),
+        visible=frozenset(token for token in markers if token is not None),
         reader=lambda: ToolCallReader(form, schemas),
     )
 

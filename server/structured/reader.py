@@ -30,7 +30,7 @@ class ToolCallReader:
         """`functions` are the names that may be called."""
         self._form = form
         self._functions = {form.head(name): name for name in functions}
-        self._close = "}" + form.end
+        self._close = form.tail + form.end
         #: How many calls have begun.
         self.count = 0
         self._held = ""
@@ -110,7 +110,7 @@ class ToolCallReader:
         else:
             calls.append(ToolCallDelta(index, function=FunctionDelta(fragment)))
         if self._json.over:
-            self._at, self._leads = _At.HEAD, ("}" + self._form.separator,)
+            self._at, self._leads = _At.HEAD, (self._form.tail + self._form.separator,)
         return self._json.over
 
 

@@ -12,11 +12,11 @@ from engine import Constraint, Constraints
 from llama_native import Model
 from server.schema.tools import Tool
 from server.structured import grammar
-from server.structured.formats import HERMES, LLAMA3, MISTRAL, ToolFormat
+from server.structured.formats import HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS, ToolFormat
 from server.structured.one_of import rewritten
 from server.structured.plan import plan
 
-FORMATS = [HERMES, LLAMA3, MISTRAL]
+FORMATS = [HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS]
 TOOLS = msgspec.convert(
     [
         {
@@ -99,6 +99,24 @@ def test_required_calls(constraints: Constraints, vocab_model: Model, form: Tool
     assert takes(structure.constraint, vocab_model, second) == (
         "no" if not parallel else "end" if form is MISTRAL else "yes"
     )
+
+
+def test_control_tokens_around_the_name(constraints: Constraints, vocab_model: Model) -> None:
+    """As [TOOL_CALLS] and [ARGS] are in the vocabularies of their models; here others stand for them."""
+    form = ToolFormat("test", "<|im_start|>", "<|im_start|>", "<|im_start|>", "", between="<file_sep>")
+    tokens = [constraints.special(text) for text in (form.trigger, form.between)]
+    assert None not in tokens
+    structure = plan(constraints, form, tools=TOOLS, choice="auto", parallel=True, response_format=None)
+    assert structure.visible == set(tokens)
+    call = form.begin + form.call("weather", PARIS)
+    for text, answer in {
+        f"Hi {call}": "yes",
+        f"{call}{form.begin}{form.call('time', '{}')}": "yes",
+        "<|im_start|>weather<file_sep>": "begin",
+        "<|im_start|>weather{": "no",
+        "Hi <file_sep>": "no",
+    }.items():
+        assert takes(structure.constraint, vocab_model, text) == answer, text
 
 
 def test_a_trigger_that_is_a_control_token(constraints: Constraints, vocab_model: Model) -> None:

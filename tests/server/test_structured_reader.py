@@ -8,10 +8,10 @@ import re
 
 import pytest
 
-from server.structured.formats import HERMES, LLAMA3, MISTRAL, ToolFormat, detect
+from server.structured.formats import HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS, ToolFormat, detect
 from server.structured.reader import ToolCallReader
 
-FORMATS = [HERMES, LLAMA3, MISTRAL]
+FORMATS = [HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS]
 ARGUMENTS = ['{"city": "Par}i\\"s{", "days": [1, {"a": []}]}', "{}"]
 
 
@@ -111,6 +111,7 @@ def test_ids() -> None:
     [
         ("{%- if tools %}{{ '<tool_call>\\n' }}{% endif %}", HERMES),
         ("{{ '[TOOL_CALLS]' + tool_calls|tojson }}", MISTRAL),
+        ("{{ '[TOOL_CALLS]' + name + '[ARGS]' + arguments }}", MISTRAL_ARGS),
         ("{{ '<|python_tag|>' }}", LLAMA3),
         ("{{ '<|start_header_id|>' }}{{ '\"parameters\": ' }}", LLAMA3),
         ("{{ message.content }}", HERMES),
@@ -120,7 +121,7 @@ def test_the_format_is_read_off_the_template(template: str, form: ToolFormat) ->
     assert detect(template) is form
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@pytest.mark.parametrize("form", [HERMES, LLAMA3, MISTRAL], ids=lambda form: form.name)
 def test_a_call_is_json(form: ToolFormat) -> None:
     call = json.loads(form.call("time", ARGUMENTS[0]))
     assert call == {"name": "time", form.arguments_key: json.loads(ARGUMENTS[0])}

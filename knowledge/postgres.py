@@ -248,7 +248,10 @@ class PostgresStore:
 
     def _opened(self) -> psycopg_pool.ConnectionPool[_Connection]:
         """The pool; at the first call, makes the tables if they are missing."""
-        with self._opening:
+        # Those who come while another tries to connect do not each try, and wait, in turn.
+        if not self._opening.acquire(timeout=PATIENCE):
+            raise StoreError(f"{self._location} cannot be reached within {PATIENCE:g} s")
+        try:
             if self._closed:
                 raise StoreError(f"{self._location}: the store is closed")
             if self._pool is None:
@@ -265,6 +268,8 @@ class PostgresStore:
                     open=True,
                 )
             return self._pool
+        finally:
+            self._opening.release()
 
     def _open(self) -> _Connection:
         """A connection of its own."""

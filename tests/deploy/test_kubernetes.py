@@ -1,7 +1,6 @@
 """deploy/kubernetes: kubectl renders the overlays, Kubernetes' schemas take them, the server takes their settings.
 
-Custom resources (ServiceMonitor, InferencePool, HTTPRoute) are compared with the fields that their definitions require;
-their schemas are not at hand here.
+Custom resources are test_custom_resources.py's, except InferencePool, of which only the required fields are looked at.
 """
 
 import re

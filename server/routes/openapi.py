@@ -39,6 +39,14 @@ _ERRORS: Final = {
     "504": "The answer took longer than REQUEST_TIMEOUT.",
 }
 
+#: One event of a stream. OpenAPI 3.1 has no word for the items of a sequence (3.2: itemSchema); tools take it as such.
+_EVENT: Final = {
+    "type": "object",
+    "description": "One server-sent event; its data is JSON, or [DONE].",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+
 #: A variable in a route's path: "<path:model>".
 _VARIABLE: Final = re.compile(r"<(?:\w+:)?(\w+)>")
 
@@ -89,7 +97,7 @@ def _operation(route: Route, references: dict[type[msgspec.Struct], Any], keys_r
     guarded = keys_required and not route.open
     content: dict[str, Any] = {route.media: {"schema": references[route.answer]} if route.answer else {}}
     if route.stream:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": _EVENT}
     variables = _VARIABLE.findall(route.path)
     statuses = ["401"] if guarded else []
     statuses += ["404"] if variables or route.body or route.answer is KnowledgeBody else []

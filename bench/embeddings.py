@@ -86,7 +86,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--threads", type=int, default=available_cpus(), help="compute threads (all cores)")
     parser.add_argument("--clients", type=int, default=4, help="chats at once (%(default)s)")
     parser.add_argument("--requests", type=int, default=12, help="chats a round (%(default)s)")
-    parser.add_argument("--inputs", type=int, default=256, help="texts in an embedding request (%(default)s)")
+    parser.add_argument("--inputs", type=int, default=32, help="texts in an embedding request (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each kind (%(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")

@@ -31,7 +31,7 @@ from knowledge.store import Hit, Store, StoreError
 DEPTH = 100
 RESAMPLES = 10_000
 #: The mode of `MODES` that the knowledge base has as its default.
-DEFAULT = "RRF, k 60"
+DEFAULT = "RRF, k 10, dense 0.6"
 
 #: Questions that no document of the corpus answers: small talk, other subjects, tasks without a subject.
 UNANSWERABLE = (

@@ -10,16 +10,18 @@ const PHASES = {
   search: "search the documents",
   template: "render the chat template",
   tokenize: "text to tokens",
+  submit: "hand the request to the engine",
   queue: "wait for a free sequence",
   prefill: "compute the prompt, up to the first token",
   decode: "compute the further tokens",
   sampling: "choose tokens",
+  handoff: "from the engine to the answering thread",
   detokenize: "tokens to text",
   write: "send to the client",
 };
 
 /** From the first token on, these take turns with each other or run side by side, token by token. */
-const PER_TOKEN = new Set(["decode", "sampling", "detokenize", "write"]);
+const PER_TOKEN = new Set(["decode", "sampling", "handoff", "detokenize", "write"]);
 
 /** Less than this share of the total that no phase claims is not worth a row. */
 const REST = 0.01;

@@ -39,16 +39,15 @@ def create(service: Service, exchange: Exchange) -> Response:
         service, loaded, exchange, body.messages, body.knowledge, body.answer_limit, build
     )
     thoughts = generate.opened_thoughts(loaded, prompt)
-    with exchange.timings.phase("parse"):
-        structure = plan(
-            loaded.engine.constraints,
-            loaded.prompts.tool_format,
-            tools=body.tools,
-            choice=body.tool_choice,
-            parallel=body.parallel_tool_calls is not False,
-            response_format=body.response_format,
-            thoughts=thoughts,
-        )
+    structure = plan(
+        loaded.engine.constraints,
+        loaded.prompts.tool_format,
+        tools=body.tools,
+        choice=body.tool_choice,
+        parallel=body.parallel_tool_calls is not False,
+        response_format=body.response_format,
+        thoughts=thoughts,
+    )
     requests = generate.requests(
         service,
         loaded,

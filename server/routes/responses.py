@@ -32,17 +32,16 @@ def create(service: Service, exchange: Exchange) -> Response:
     exchange.messages = messages
     prompt = loaded.prompts.chat(messages, body.template_variables, exchange.timings, tools)
     thoughts = generate.opened_thoughts(loaded, prompt)
-    with exchange.timings.phase("parse"):
-        structure = plan(
-            loaded.engine.constraints,
-            loaded.prompts.tool_format,
-            tools=body.chat_tools,
-            choice=body.chat_choice,
-            parallel=body.parallel_tool_calls is not False,
-            response_format=body.response_format,
-            thoughts=thoughts,
-            schema_param="text.format.schema",
-        )
+    structure = plan(
+        loaded.engine.constraints,
+        loaded.prompts.tool_format,
+        tools=body.chat_tools,
+        choice=body.chat_choice,
+        parallel=body.parallel_tool_calls is not False,
+        response_format=body.response_format,
+        thoughts=thoughts,
+        schema_param="text.format.schema",
+    )
     requests = generate.requests(
         service,
         loaded,

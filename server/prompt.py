@@ -8,6 +8,7 @@ tokenized apart; all other text is tokenized exactly as it always is. Knows mess
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -26,8 +27,9 @@ from server.template import ChatTemplate, TemplateError
 #: Token ids, shape (n,).
 Tokens = npt.NDArray[np.int32]
 
-#: Marks a cut in a text on its way through the template: two noncharacters (Unicode 23.7), which no text holds.
-_CUT: Final = "\ufdd0\ufdd1"
+#: Marks a cut in a text on its way through the template: noncharacters (Unicode 23.7) around what nobody can guess, so
+#: that no text holds it.
+_CUT: Final = f"\ufdd0{secrets.token_hex(8)}\ufdd1"
 
 
 class Grounds(NamedTuple):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 from server_process import PATIENCE, ServerProcess
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -47,7 +47,7 @@ class Visit:
         """Load the page (again) and wait until its script runs."""
         self.page.goto(self.server.url)
         self.page.locator("#theme[aria-label]").wait_for()
-        self.page.wait_for_function("document.querySelector('#model').textContent !== 'connecting'")
+        expect(self.page.locator("#model")).not_to_have_text("connecting", timeout=30_000)
 
     def _console(self, message: Any) -> None:
         # Chromium itself reports every response that is not a success.

@@ -166,7 +166,7 @@ def test_conversations_are_kept_and_answers_made_anew(visit: Visit) -> None:
     assert page.locator(".chart").count() == 2
     before = page.evaluate("performance.now()")
     page.locator(".turn:nth-child(2) .again").click()
-    page.wait_for_function("() => document.querySelectorAll('.turn').length === 2")
+    expect(page.locator(".turn")).to_have_count(2)
     visit.turn(2)
     assert before > 0
     assert [message["content"] for message in visit.sent[-1]["messages"]][::2] == ["First question", "Second question"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from knowledge.embedder import Embedder
 from knowledge.knowledge import Knowledge
 from knowledge.settings import KnowledgeSettings, SettingsError, from_environment
-from knowledge.store import StoreError
+from knowledge.store import Store, StoreBusyError, StoreError
 
 
 @pytest.fixture
@@ -95,6 +96,21 @@ def test_a_folder_that_goes_away_and_comes_back(
         assert knowledge.stats().error is None
 
 
+@contextmanager
+def held(store: Store) -> Iterator[None]:
+    """Hold the store's lock for writing, as soon as nobody else does."""
+    with ExitStack() as stack:
+        for _ in range(600):
+            try:
+                stack.enter_context(store.writing())
+                break
+            except StoreBusyError:
+                time.sleep(0.1)
+        else:
+            pytest.fail("the store stayed busy")
+        yield
+
+
 def test_two_servers_share_one_store(
     settings: KnowledgeSettings, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +122,7 @@ def test_two_servers_share_one_store(
             (settings.data_path / f"{number}.txt").write_text(f"Number {number}.")
             until(lambda: len(one.store.files()) == number + 2)  # noqa: B023
             assert two.search(f"number {number}", mode="lexical").hits[0].file == f"{number}.txt"
-        with one.store.writing():
+        with held(one.store):
             (settings.data_path / "last.txt").write_text("The last one.")
             until(lambda: two.stats().state == "waiting")
         until(lambda: "last.txt" in two.store.files())

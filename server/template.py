@@ -87,9 +87,7 @@ class ChatTemplate:
         values = {**(variables or {}), **self._constants, **given}
         with self._lock:
             try:
-                if self._process is None:
-                    self._process = _Process(self._source)
-                rendered = self._process.ask(values, RENDER_SECONDS)
+                rendered = self._ask(values)
             except OSError as error:
                 self._end()
                 late = isinstance(error, TimeoutError)
@@ -101,6 +99,13 @@ class ChatTemplate:
         if rendered.text is None:
             raise TemplateError(f"the chat template refuses these messages: {rendered.error}")
         return rendered.text
+
+    def _ask(self, values: dict[str, Any]) -> _Rendered:
+        """Render in the process, in a new one if it has died since: that is not the fault of these messages."""
+        if self._process is None or self._process.dead:
+            self._end()
+            self._process = _Process(self._source)
+        return self._process.ask(values, RENDER_SECONDS)
 
     def close(self) -> None:
         """End the process. May be called twice."""
@@ -134,6 +139,11 @@ class _Process:
         if error is not None:
             self.kill()
             raise TemplateError(f"the model's chat template is broken: {error}")
+
+    @property
+    def dead(self) -> bool:
+        """The process has ended."""
+        return self._child.poll() is not None
 
     def ask(self, values: object, seconds: float) -> _Rendered:
         """Send `values`, return the answer. Raises OSError if the process ends or takes longer than `seconds`."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 from server import template
 from server.template import ChatTemplate, TemplateError
+
+#: A template that computes until it is stopped.
+ENDLESS = "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}"
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -73,7 +77,7 @@ def test_failing_and_hostile_templates_are_contained(source: str, reason: str) -
     [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
         "{% endfor %}{% endfor %}{% endfor %}",
-        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        ENDLESS,
         "{{ (messages | length + 9) ** (10 ** 8) }}",
     ],
     ids=["loops", "recursion", "power"],
@@ -89,11 +93,21 @@ def test_a_template_that_computes_for_ever_is_stopped_and_others_go_on(
 
 
 def test_a_process_that_is_killed_is_replaced() -> None:
+    with closing(ChatTemplate("{% if stay %}hi{% else %}" + ENDLESS + "{% endif %}", "", "")) as chat:
+        process = chat._process
+        assert process is not None
+        killer = threading.Timer(0.5, process._child.kill)
+        killer.start()
+        with pytest.raises(TemplateError, match="ended its process"):
+            chat.render(MESSAGES)
+        assert chat.render(MESSAGES, {"stay": True}) == "hi"
+
+
+def test_a_process_that_died_between_two_requests_fails_neither() -> None:
     with closing(ChatTemplate("{{ messages[0].content }}", "", "")) as chat:
         assert chat._process is not None
         os.kill(chat._process._child.pid, signal.SIGKILL)
-        with pytest.raises(TemplateError, match="ended its process"):
-            chat.render(MESSAGES)
+        chat._process._child.wait(30)
         assert chat.render(MESSAGES) == "hi"
 
 

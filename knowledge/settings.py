@@ -10,10 +10,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 Mode = Literal["dense", "lexical", "hybrid"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+
+#: Overlap of neighbouring chunks in tokens, where chunks are large enough for it.
+CHUNK_OVERLAP: Final = 32
 
 
 class SettingsError(Exception):
@@ -48,7 +51,7 @@ class KnowledgeSettings:
     threshold: float = 0.3
     mode: Mode = "hybrid"
     chunk_tokens: int = 200
-    chunk_overlap: int = 32
+    chunk_overlap: int = CHUNK_OVERLAP
     context_tokens: int = 1024
     watch: bool = True
     file_bytes: int = 32 << 20
@@ -77,6 +80,16 @@ class KnowledgeSettings:
         folder = self.data_path.expanduser().resolve()
         key = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
         return Path(home).expanduser() / "lucid-llm" / "knowledge" / f"{folder.name or 'root'}-{key}.sqlite"
+
+
+def usual_overlap(chunk_tokens: int) -> int:
+    """Returns the overlap for chunks of this size where none is set."""
+    return min(CHUNK_OVERLAP, chunk_tokens // 4)
+
+
+def prefix(text: str | None) -> str | None:
+    """Returns the prefix that the text of a variable means: `none` is no prefix, nothing is the model's own (None)."""
+    return "" if text == "none" else text or None
 
 
 def from_environment(environ: Mapping[str, str]) -> KnowledgeSettings:
@@ -115,11 +128,11 @@ def from_environment(environ: Mapping[str, str]) -> KnowledgeSettings:
         threshold=least,
         mode=chosen,
         chunk_tokens=chunk_tokens,
-        chunk_overlap=number("KNOWLEDGE_CHUNK_OVERLAP", min(default.chunk_overlap, chunk_tokens // 4)),
+        chunk_overlap=number("KNOWLEDGE_CHUNK_OVERLAP", usual_overlap(chunk_tokens)),
         context_tokens=number("KNOWLEDGE_CONTEXT_TOKENS", default.context_tokens, 1),
         file_bytes=number("KNOWLEDGE_FILE_BYTES", default.file_bytes, 1),
-        query_prefix=environ.get("KNOWLEDGE_QUERY_PREFIX"),
-        document_prefix=environ.get("KNOWLEDGE_DOCUMENT_PREFIX"),
+        query_prefix=prefix(environ.get("KNOWLEDGE_QUERY_PREFIX")),
+        document_prefix=prefix(environ.get("KNOWLEDGE_DOCUMENT_PREFIX")),
         threads=number("MODEL_THREADS", default.threads),
         gpu_layers=number("MODEL_GPU_LAYERS", default.gpu_layers),
         main_gpu=number("MAIN_GPU", default.main_gpu),

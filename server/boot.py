@@ -21,7 +21,8 @@ from gunicorn.workers.base import Worker
 
 from server import config
 from server.auth import Keys
-from server.config import Address, ConfigError
+from server.config import ConfigError
+from server.kinds import Address
 from server.metrics_endpoint import Endpoint
 
 #: Where all workers answer scrapes; opened by `before_start`.

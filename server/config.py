@@ -11,160 +11,21 @@ import difflib
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
-from urllib.parse import urlsplit
+from typing import Annotated, Any, get_type_hints
+
+from server import kinds
+from server.kinds import Address, Variable
 
 
 class ConfigError(Exception):
     """A variable that cannot be used; the message names it, its value and what is allowed."""
 
 
-class Address(NamedTuple):
-    """Where to listen: a host name or IP address, and a TCP port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """How the text of a variable becomes a value: `parse` raises ValueError for text that is not `allowed`."""
-
-    name: str
-    allowed: str
-    parse: Callable[[str], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """The declaration of one environment variable. `default` is text, as one would set it; empty means unset."""
-
-    kind: Kind
-    default: str
-    meaning: str
-    secret: bool = False
-    """Its value is never shown."""
-
-
-def _integer(low: int, high: int | None = None, note: str = "") -> Kind:
-    def parse(text: str) -> int:
-        value = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
-        if value is None or value < low or (high is not None and value > high):
-            raise ValueError
-        return value
-
-    bounds = f"a whole number, at least {low}" if high is None else f"a whole number from {low} to {high}"
-    return Kind("integer", bounds + (f" ({note})" if note else ""), parse)
-
-
-def _zero_or(low: int, meaning_of_zero: str) -> Kind:
-    def parse(text: str) -> int:
-        value: int = number(text)
-        if 0 < value < low:
-            raise ValueError
-        return value
-
-    number = _integer(0).parse
-    return Kind("integer", f"a whole number, at least {low}, or 0 ({meaning_of_zero})", parse)
-
-
-def _seconds(least: float = 0, note: str = "") -> Kind:
-    def parse(text: str) -> float:
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or float(text) < least:
-            raise ValueError
-        return float(text)
-
-    return Kind("seconds", f"a number, at least {least:g}" + (f" ({note})" if note else ""), parse)
-
-
-def _number(low: float, high: float) -> Kind:
-    def parse(text: str) -> float:
-        if not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", text) or not low <= float(text) <= high:
-            raise ValueError
-        return float(text)
-
-    return Kind("number", f"a number from {low:g} to {high:g}", parse)
-
-
-def _choice(*values: str) -> Kind:
-    def parse(text: str) -> str:
-        if text.lower() not in values:
-            raise ValueError
-        return text.lower()
-
-    return Kind("choice", ", ".join(values), parse)
-
-
-def _parse_switch(text: str) -> bool:
-    if text.lower() not in ("on", "off"):
-        raise ValueError
-    return text.lower() == "on"
-
-
-def _parse_address(text: str) -> Address:
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/]+):([0-9]{1,5})", text)
-    if match is None or not 1 <= int(match[2]) <= 65535:
-        raise ValueError
-    return Address(match[1].strip("[]"), int(match[2]))
-
-
-def _parse_template(text: str) -> str:
-    if "{context}" not in text or "{query}" not in text:
-        raise ValueError
-    return text
-
-
-def _parse_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ValueError
-    return text
-
-
-def _parse_label(text: str) -> str:
-    if not text.isprintable() or len(text) > 128:
-        raise ValueError
-    return text
-
-
-def _parse_keys(text: str) -> tuple[str, ...]:
-    keys = tuple(key.strip() for key in text.split(","))
-    if not all(re.fullmatch(r"[!-~]{1,512}", key) for key in keys):
-        raise ValueError
-    return keys
-
-
-def _parse_origins(text: str) -> tuple[str, ...]:
-    origins = tuple(origin.strip() for origin in text.split(","))
-    if origins != ("*",) and not all(re.fullmatch(r"[a-z][a-z0-9+.-]*://[a-z0-9.\-\[\]:]+|null", o) for o in origins):
-        raise ValueError
-    return origins
-
-
 _CHOSEN = "0 = chosen"
 _QUANTIZED = ("q8_0", "q4_0")
-_LEVEL = _choice("debug", "info", "warning", "error")
-_SWITCH = Kind("switch", "on, off", _parse_switch)
-_ADDRESS = Kind("address", "host:port, an IPv6 host in brackets, port 1 to 65535", _parse_address)
-_FOLDER = Kind("path", "the path of a folder", Path)
-_PATH = Kind("path", "the path of a file", Path)
-_URL = Kind("url", "an http:// or https:// address", _parse_url)
-_LABEL = Kind("text", "up to 128 printable characters", _parse_label)
-_KEYS = Kind("list", "printable ASCII without spaces, up to 512 characters each, separated by commas", _parse_keys)
-_ORIGINS = Kind(
-    "list", "* alone, or origins in lower case such as https://app.example:8443, separated by commas", _parse_origins
-)
-_TEXT = Kind("text", "any text", str)
-_TEMPLATE_LINES = Kind(
-    "text", "text that contains {context} and {query}", lambda text: _parse_template(text).replace(r"\n", "\n")
-)
-_TEMPLATE = Kind("text", "text that contains {context} and {query}", _parse_template)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,24 +34,26 @@ class Config:
 
     api_keys: Annotated[
         tuple[str, ...] | None,
-        Variable(_KEYS, "", "Requests need one of these as `Authorization: Bearer KEY`; unset: none.", secret=True),
+        Variable(
+            kinds.KEYS, "", "Requests need one of these as `Authorization: Bearer KEY`; unset: none.", secret=True
+        ),
     ] = field(repr=False)
     api_keys_file: Annotated[
         Path | None,
-        Variable(_PATH, "", "A file of further keys, one a line, `#` for comments; read again when it changes."),
+        Variable(kinds.PATH, "", "A file of further keys, one a line, `#` for comments; read again when it changes."),
     ]
     cors_origins: Annotated[
         tuple[str, ...] | None,
-        Variable(_ORIGINS, "", "Origins whose pages may use the API from a browser; unset: none."),
+        Variable(kinds.ORIGINS, "", "Origins whose pages may use the API from a browser; unset: none."),
     ]
     data_path: Annotated[
         Path,
-        Variable(_FOLDER, "data", "Folder of documents to answer from, with all folders in it."),
+        Variable(kinds.FOLDER, "data", "Folder of documents to answer from, with all folders in it."),
     ]
     embedding_model: Annotated[
         Path,
         Variable(
-            _PATH,
+            kinds.PATH,
             "model/embed.gguf",
             "The embedding model, a GGUF file; without it there are no embeddings and no search.",
         ),
@@ -198,36 +61,54 @@ class Config:
     graceful_timeout: Annotated[
         float,
         Variable(
-            _seconds(),
+            kinds.seconds(),
             "25",
             "After SIGTERM, answers under way get this long to finish; then they end with an error event.",
         ),
     ]
-    http_address: Annotated[Address, Variable(_ADDRESS, "127.0.0.1:8080", "Where the API listens.")]
+    http_address: Annotated[Address, Variable(kinds.ADDRESS, "127.0.0.1:8080", "Where the API listens.")]
     http_workers: Annotated[
         int,
         Variable(
-            _integer(1, 4096),
+            kinds.integer(1, 4096),
             "128",
             "Generations that may be in flight over HTTP at once, running and waiting together.",
         ),
     ]
-    instance_label: Annotated[str, Variable(_LABEL, "default", "Value of the label `instance_label` of every metric.")]
+    instance_label: Annotated[
+        str, Variable(kinds.LABEL, "default", "Value of the label `instance_label` of every metric.")
+    ]
     knowledge_chunk_overlap: Annotated[
-        int, Variable(_integer(0, 1024), "32", "Most tokens that neighbouring chunks of a document share.")
+        int | None,
+        Variable(
+            kinds.integer(0, 1024),
+            "",
+            "Most tokens that neighbouring chunks of a document share; unset: 32, or a quarter of a chunk if less.",
+        ),
     ]
     knowledge_chunk_tokens: Annotated[
         int,
-        Variable(_integer(16, 2048), "200", "Most tokens of a chunk, as the embedding model counts them."),
+        Variable(kinds.integer(16, 2048), "200", "Most tokens of a chunk, as the embedding model counts them."),
     ]
     knowledge_context_tokens: Annotated[
         int,
-        Variable(_integer(1), "1024", "Most tokens of found passages in a prompt, as the chat model counts them."),
+        Variable(kinds.integer(1), "1024", "Most tokens of found passages in a prompt, as the chat model counts them."),
+    ]
+    knowledge_document_prefix: Annotated[
+        str | None,
+        Variable(
+            kinds.PREFIX,
+            "",
+            "Put before a document's text for the embedding model; unset: as the model's family wants.",
+        ),
+    ]
+    knowledge_file_bytes: Annotated[
+        int, Variable(kinds.integer(1), "33554432", "Larger documents are skipped, with a warning.")
     ]
     knowledge_mode: Annotated[
         str,
         Variable(
-            _choice("hybrid", "dense", "lexical", "off"),
+            kinds.choice("hybrid", "dense", "lexical", "off"),
             "hybrid",
             "How documents are searched for a chat request that does not say; off reads no documents at all.",
         ),
@@ -235,53 +116,69 @@ class Config:
     knowledge_prompt: Annotated[
         str,
         Variable(
-            _TEMPLATE_LINES,
+            kinds.TEMPLATE_LINES,
             r"Answer the question with the help of the following text.\n\n{context}\n\n{context}\n\n{sentence}\n\n"
             "Question: {query}",
             r"The last user message of a chat for which passages were found; {sentence} is the one that the question "
             r"is most likely about, \n a line break.",
         ),
     ]
+    knowledge_query_prefix: Annotated[
+        str | None,
+        Variable(
+            kinds.PREFIX, "", "Put before a question for the embedding model; unset: as the model's family wants."
+        ),
+    ]
     knowledge_threshold: Annotated[
         float,
-        Variable(_number(-1, 1), "0.3", "Least cosine similarity of a passage to the question."),
+        Variable(kinds.number(-1, 1), "0.3", "Least cosine similarity of a passage to the question."),
     ]
-    knowledge_top_k: Annotated[int, Variable(_integer(1, 100), "3", "Most passages for one question.")]
+    knowledge_top_k: Annotated[int, Variable(kinds.integer(1, 100), "3", "Most passages for one question.")]
     knowledge_url: Annotated[
         str | None,
         Variable(
-            _TEXT,
+            kinds.TEXT,
             "",
             "Where chunks and vectors are kept: the path of a file, or postgresql://... for several servers; "
             "unset: a file in the user's data folder.",
             secret=True,
         ),
     ] = field(repr=False)
-    knowledge_watch: Annotated[bool, Variable(_SWITCH, "on", "Follow changes in DATA_PATH while the server runs.")]
+    knowledge_watch: Annotated[bool, Variable(kinds.SWITCH, "on", "Follow changes in DATA_PATH while the server runs.")]
     log_format: Annotated[
-        str, Variable(_choice("human", "json"), "human", "Log lines for people, or one JSON object a line.")
+        str, Variable(kinds.choice("human", "json"), "human", "Log lines for people, or one JSON object a line.")
     ]
-    log_level: Annotated[str, Variable(_LEVEL, "info", "Least severe messages to log.")]
-    main_gpu: Annotated[int, Variable(_integer(0, 63), "0", "Index of the GPU for what is not split over several.")]
-    max_body_bytes: Annotated[int, Variable(_integer(1024), "16777216", "Largest request body in bytes; else 413.")]
+    log_level: Annotated[
+        str, Variable(kinds.choice("debug", "info", "warning", "error"), "info", "Least severe messages to log.")
+    ]
+    main_gpu: Annotated[
+        int, Variable(kinds.integer(0, 63), "0", "Index of the GPU for what is not split over several.")
+    ]
+    max_body_bytes: Annotated[
+        int, Variable(kinds.integer(1024), "16777216", "Largest request body in bytes; else 413.")
+    ]
     metrics: Annotated[
-        bool, Variable(_SWITCH, "on", "Whether requests are counted; off only to measure what counting costs.")
+        bool, Variable(kinds.SWITCH, "on", "Whether requests are counted; off only to measure what counting costs.")
     ]
-    model_alias: Annotated[str, Variable(_LABEL, "rusty_llm", "Model id that is served; the file's name works too.")]
+    model_alias: Annotated[
+        str, Variable(kinds.LABEL, "rusty_llm", "Model id that is served; the file's name works too.")
+    ]
     model_calibrate: Annotated[
         bool,
-        Variable(_SWITCH, "on", "Measure at the first start what is fastest here, and remember it for this user."),
+        Variable(kinds.SWITCH, "on", "Measure at the first start what is fastest here, and remember it for this user."),
     ]
-    model_context: Annotated[int, Variable(_zero_or(64, "chosen"), "0", "Tokens that one request may use.")]
+    model_context: Annotated[int, Variable(kinds.zero_or(64, "chosen"), "0", "Tokens that one request may use.")]
     model_flash_attention: Annotated[
         str,
-        Variable(_choice("auto", "on", "off"), "auto", "Flash attention; auto takes what was measured to be faster."),
+        Variable(
+            kinds.choice("auto", "on", "off"), "auto", "Flash attention; auto takes what was measured to be faster."
+        ),
     ]
-    model_gpu_layers: Annotated[int, Variable(_integer(0, 10000), "0", "Layers of the model to keep on the GPU.")]
+    model_gpu_layers: Annotated[int, Variable(kinds.integer(0, 10000), "0", "Layers of the model to keep on the GPU.")]
     model_kv_cells: Annotated[
         int,
         Variable(
-            _integer(0, note="0 = enough for all"),
+            kinds.integer(0, note="0 = enough for all"),
             "0",
             "Tokens in the KV cache over all requests; they wait when it is full. Needs MODEL_KV_LAYOUT=unified.",
         ),
@@ -289,7 +186,7 @@ class Config:
     model_kv_layout: Annotated[
         str,
         Variable(
-            _choice("auto", "unified", "streams"),
+            kinds.choice("auto", "unified", "streams"),
             "auto",
             "One pool of KV cells for all requests, or a stream for each.",
         ),
@@ -297,21 +194,25 @@ class Config:
     model_kv_type: Annotated[
         str,
         Variable(
-            _choice("f16", "bf16", "f32", *_QUANTIZED),
+            kinds.choice("f16", "bf16", "f32", *_QUANTIZED),
             "f16",
             "Type of the cached keys and values; q8_0 and q4_0 need flash attention.",
         ),
     ]
     model_max_token: Annotated[
         int,
-        Variable(_integer(1), "128", "Longest answer in tokens, for requests that do not say max_tokens themselves."),
+        Variable(
+            kinds.integer(1), "128", "Longest answer in tokens, for requests that do not say max_tokens themselves."
+        ),
     ]
-    model_parallel: Annotated[int, Variable(_integer(0, 256, note=_CHOSEN), "0", "Requests that are computed at once.")]
-    model_path: Annotated[Path, Variable(_PATH, "model/model.gguf", "The chat model, a GGUF file.")]
+    model_parallel: Annotated[
+        int, Variable(kinds.integer(0, 256, note=_CHOSEN), "0", "Requests that are computed at once.")
+    ]
+    model_path: Annotated[Path, Variable(kinds.PATH, "model/model.gguf", "The chat model, a GGUF file.")]
     model_prompt_template: Annotated[
         str | None,
         Variable(
-            _TEMPLATE,
+            kinds.TEMPLATE,
             "",
             "The whole prompt, with {query} for the last user message, instead of the model's chat template.",
         ),
@@ -319,46 +220,50 @@ class Config:
     model_step_ms: Annotated[
         int,
         Variable(
-            _integer(0, 60000, note=_CHOSEN),
+            kinds.integer(0, 60000, note=_CHOSEN),
             "0",
             "Milliseconds an engine step should take; bounds prefill chunks.",
         ),
     ]
     model_threads: Annotated[
-        int, Variable(_integer(0, 512, note="0 = measured, or all cores"), "0", "CPU threads that compute.")
+        int, Variable(kinds.integer(0, 512, note="0 = measured, or all cores"), "0", "CPU threads that compute.")
     ]
     otel_exporter_otlp_endpoint: Annotated[
         str | None,
         Variable(
-            _URL,
+            kinds.URL,
             "",
             "Where to send traces, over OTLP/HTTP; unset: none are made. Needs the extra otel. "
             "The SDK's other OTEL_ variables count too.",
         ),
     ]
     otel_instrumentation_genai_capture_message_content: Annotated[
-        bool, Variable(_SWITCH, "off", "Whether traces carry the text of prompts and answers.")
+        bool, Variable(kinds.SWITCH, "off", "Whether traces carry the text of prompts and answers.")
     ]
-    otel_service_name: Annotated[str, Variable(_LABEL, "lucid-llm", "The service's name in traces.")]
+    otel_service_name: Annotated[str, Variable(kinds.LABEL, "lucid-llm", "The service's name in traces.")]
     prometheus_http_address: Annotated[
-        Address, Variable(_ADDRESS, "127.0.0.1:8081", "Where GET /metrics listens, in a thread of its own.")
+        Address, Variable(kinds.ADDRESS, "127.0.0.1:8081", "Where GET /metrics listens, in a thread of its own.")
     ]
     queue_limit: Annotated[
         int,
         Variable(
-            _integer(0), "64", "Requests that may wait for a free sequence; one more is answered 503 with Retry-After."
+            kinds.integer(0),
+            "64",
+            "Requests that may wait for a free sequence; one more is answered 503 with Retry-After.",
         ),
     ]
     queue_timeout: Annotated[
-        float, Variable(_seconds(least=0.1), "60", "Longest time a request waits for a free sequence; then 503.")
+        float, Variable(kinds.seconds(least=0.1), "60", "Longest time a request waits for a free sequence; then 503.")
     ]
     request_timeout: Annotated[
         float,
-        Variable(_seconds(note="0 = no limit"), "0", "Longest time one answer may take, waiting included; then 504."),
+        Variable(
+            kinds.seconds(note="0 = no limit"), "0", "Longest time one answer may take, waiting included; then 504."
+        ),
     ]
     sse_ping_seconds: Annotated[
         float,
-        Variable(_seconds(note="0 = never"), "10", "A stream that is silent for this long gets a comment line."),
+        Variable(kinds.seconds(note="0 = never"), "10", "A stream that is silent for this long gets a comment line."),
     ]
 
 

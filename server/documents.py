@@ -11,7 +11,7 @@ from typing import cast
 
 from knowledge.embedder import Embedder
 from knowledge.knowledge import Knowledge
-from knowledge.settings import KnowledgeSettings, Mode, SettingsError
+from knowledge.settings import KnowledgeSettings, Mode, SettingsError, usual_overlap
 from knowledge.store import StoreError
 from server.config import Config
 
@@ -36,12 +36,16 @@ def open_knowledge(config: Config, embedder: Embedder | None) -> Knowledge | Non
     except (StoreError, SettingsError) as error:
         log.error("chats are answered without documents: %s", error)
         return None
+    except Exception:
+        log.exception("chats are answered without documents")
+        return None
     log.info("documents of %s in %s", config.data_path, knowledge.store.location)
     knowledge.start_watching()
     return knowledge
 
 
 def _settings(config: Config) -> KnowledgeSettings:
+    overlap = config.knowledge_chunk_overlap
     return KnowledgeSettings(
         data_path=config.data_path,
         embedding_model=config.embedding_model,
@@ -50,7 +54,10 @@ def _settings(config: Config) -> KnowledgeSettings:
         threshold=config.knowledge_threshold,
         mode=cast(Mode, config.knowledge_mode),
         chunk_tokens=config.knowledge_chunk_tokens,
-        chunk_overlap=config.knowledge_chunk_overlap,
+        chunk_overlap=usual_overlap(config.knowledge_chunk_tokens) if overlap is None else overlap,
         context_tokens=config.knowledge_context_tokens,
         watch=config.knowledge_watch,
+        file_bytes=config.knowledge_file_bytes,
+        query_prefix=config.knowledge_query_prefix,
+        document_prefix=config.knowledge_document_prefix,
     )

@@ -15,7 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from server.config import Address
+from server.kinds import Address
 from server.metrics_sum import Folder, SummedMetrics
 
 

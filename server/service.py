@@ -267,7 +267,12 @@ def _load_embedder(config: Config) -> Embedder | None:
         return None
     try:
         embedder = Embedder(
-            path, threads=config.model_threads, gpu_layers=config.model_gpu_layers, main_gpu=config.main_gpu
+            path,
+            threads=config.model_threads,
+            gpu_layers=config.model_gpu_layers,
+            main_gpu=config.main_gpu,
+            query_prefix=config.knowledge_query_prefix,
+            document_prefix=config.knowledge_document_prefix,
         )
     except LlamaError as error:
         raise EmbeddingModelError(str(error)) from error

@@ -8,7 +8,8 @@ import pytest
 from server_process import ROOT, environment
 
 from server import config
-from server.config import Address, ConfigError
+from server.config import ConfigError
+from server.kinds import Address
 
 
 def test_defaults_are_those_of_the_system_this_re_implements() -> None:

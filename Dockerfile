@@ -33,7 +33,7 @@ COPY vendor/llama.cpp vendor/llama.cpp
 RUN if [ -z "$MARCH" ]; then \
         case $(uname -m) in x86_64) MARCH=x86-64-v3 ;; aarch64) MARCH=armv8.2-a+dotprod ;; *) MARCH=native ;; esac; \
     fi \
-    && set -- --march "$MARCH" \
+    && set -- --march "$MARCH" --rpc \
     && if [ -n "$CUDA_ARCH" ]; then set -- "$@" --cuda --cuda-arch "$CUDA_ARCH"; fi \
     && if [ -n "$VULKAN" ]; then set -- "$@" --vulkan; fi \
     && prefix=$(./build_llama.sh "$@") \
@@ -64,6 +64,8 @@ RUN apt-get update \
     && install --directory --owner=lucid --group=lucid --mode=0750 /cache /state
 
 COPY --from=build /opt/llama/lib /opt/llama/lib
+# Only ggml-rpc-server, for the other machines of MODEL_RPC: --entrypoint /opt/llama/bin/ggml-rpc-server
+COPY --from=build /opt/llama/bin /opt/llama/bin
 COPY --from=build /opt/venv /opt/venv
 
 LABEL org.opencontainers.image.title="Lucid LLM" \

@@ -6,7 +6,8 @@
 # compiled is unpacked. Builds live in the user's cache folder, one directory per combination of source, options,
 # compiler and CPU, so that a second call, another clone and CI reuse them. Progress goes to stderr; the only line on
 # stdout is the prefix of the finished build (include/, lib/, and bin/ with --tools or --rpc). A prefix appears in one
-# rename when it is complete: an interrupted build leaves nothing that a later call could take for finished.
+# rename when it is complete: an interrupted build leaves nothing that a later call could take for finished. --tools and
+# --rpc add to it.
 set -euo pipefail
 
 HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -19,14 +20,14 @@ Usage: build_llama.sh [OPTION...]
 Build libllama (Release, shared, for this machine's CPU) from the pinned llama.cpp source and print the directory
 that holds include/ and lib/. A build that is already in the cache is used as it is.
 
-GPU and BLAS backends (the CPU backend is always there):
+Backends (the CPU backend is always there):
   --cuda             NVIDIA GPUs; needs the CUDA toolkit (nvcc)
   --cuda-arch LIST   GPU architectures for --cuda, e.g. 90 or "80;90" (default: the GPUs of this machine)
   --vulkan           Vulkan GPUs; needs the Vulkan headers and loader, glslc and the SPIR-V headers
   --opencl           OpenCL GPUs (Adreno, Intel); needs the OpenCL headers and loader
   --blas             OpenBLAS for prefill on the CPU
   --clblast          CLBlast through its CBLAS interface, for prefill on an OpenCL device
-  --rpc              layers on other machines over TCP; adds the program ggml-rpc-server
+  --rpc              layers on other machines over TCP: a plug-in for MODEL_RPC, and the program ggml-rpc-server
 
 CPU:
   --march VALUE      build for this CPU instead of the one at hand, e.g. x86-64-v3 or armv8.2-a+dotprod
@@ -61,6 +62,8 @@ trap 'log "interrupted; the next call goes on from what is complete"; exit 130' 
 source "$HERE/vendor/llama.cpp/requirements.sh"
 # shellcheck source=vendor/llama.cpp/fetch.sh
 source "$HERE/vendor/llama.cpp/fetch.sh"
+# shellcheck source=vendor/llama.cpp/rpc.sh
+source "$HERE/vendor/llama.cpp/rpc.sh"
 
 # ---------------------------------------------------------------------------------------------------------- options
 
@@ -112,7 +115,7 @@ cmake_flags() {
         -DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON
         -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF
         -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
-        "-DGGML_OPENMP=$openmp" "-DGGML_RPC=$rpc" "-DGGML_CUDA=$cuda" "-DGGML_VULKAN=$vulkan" "-DGGML_OPENCL=$opencl"
+        "-DGGML_OPENMP=$openmp" -DGGML_RPC=0 "-DGGML_CUDA=$cuda" "-DGGML_VULKAN=$vulkan" "-DGGML_OPENCL=$opencl"
         "-DGGML_BLAS=$((blas || clblast))"
     )
     if [[ $march == native ]]; then
@@ -200,7 +203,7 @@ show_progress() {
 # compile TARGET...: configure (once per set of flags) and build.
 compile() {
     local with_tools=OFF
-    if ((tools || rpc)); then with_tools=ON; fi
+    if ((tools)); then with_tools=ON; fi
     mkdir -p -- "$build_dir"
     log "configuring (log: $build_dir/build.log)"
     GIT_CEILING_DIRECTORIES=$(dirname -- "$source_dir") "$cmake" -S "$source_dir" -B "$build_dir" -G Ninja \
@@ -219,7 +222,6 @@ install_libraries() {
     mkdir -p -- "$staging/include" "$staging/lib"
     cp -- "$source_dir"/include/llama.h "$source_dir"/ggml/include/*.h "$staging/include/"
     cp -P -- "$build_dir"/bin/libllama.so* "$build_dir"/bin/libggml*.so* "$staging/lib/"
-    if ((rpc)); then mkdir "$staging/bin" && cp -- "$build_dir/bin/ggml-rpc-server" "$staging/bin/"; fi
     mv -T -- "$staging" "$prefix"
 }
 
@@ -243,7 +245,9 @@ lock() {
     flock --nonblock 9 || { log "another call is $2; waiting for it"; flock 9; }
 }
 
-is_complete() { [[ -d $prefix && ($tools == 0 || -f $prefix/bin/.tools) ]]; }
+has_libraries() { [[ -d $prefix && ($tools == 0 || -f $prefix/bin/.tools) ]]; }
+has_rpc() { [[ $rpc == 0 || -f $prefix/bin/ggml-rpc-server ]]; }
+is_complete() { has_libraries && has_rpc; }
 
 build() {
     command -v flock >/dev/null || missing "flock was not found; apt-get install util-linux"
@@ -256,13 +260,14 @@ build() {
     ensure_cmake
     ensure_cublas
     lock "$build_dir.lock" "building the same"
-    if is_complete; then return; fi
-    local targets=(llama)
-    if ((rpc)); then targets+=(ggml-rpc-server); fi
-    if ((tools)); then targets+=("${TOOL_TARGETS[@]}"); fi
-    compile "${targets[@]}"
-    if [[ ! -d $prefix ]]; then install_libraries; fi
-    if ((tools)); then install_tools; fi
+    if ! has_libraries; then
+        local targets=(llama)
+        if ((tools)); then targets+=("${TOOL_TARGETS[@]}"); fi
+        compile "${targets[@]}"
+        if [[ ! -d $prefix ]]; then install_libraries; fi
+        if ((tools)); then install_tools; fi
+    fi
+    if ! has_rpc; then install_rpc; fi
     log "done: $prefix"
 }
 

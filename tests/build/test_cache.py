@@ -56,14 +56,34 @@ def test_tools_reuse_the_libraries(run_build: RunBuild, tree: Path) -> None:
         assert subprocess.run([Path(plain.stdout.strip(), "bin", tool)], check=False).returncode == 0
 
 
+def test_the_rpc_backend_is_added_to_the_libraries(run_build: RunBuild, tree: Path) -> None:
+    prefix = Path(run_build(source=tree).stdout.strip())
+    library = (prefix / "lib" / "libllama.so").stat()
+    result = run_build("--rpc", source=tree)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{prefix}\n"
+    assert (prefix / "lib" / "libllama.so").stat() == library
+    assert compilations(tree) == 1
+    assert subprocess.run([prefix / "bin" / "ggml-rpc-server"], check=False).returncode == 0
+    assert ctypes.CDLL(str(prefix / "bin" / "libggml-rpc.so"))  # beside the server, and finds libggml-base
+    assert run_build("--rpc", source=tree).stderr == ""
+
+
+def test_failed_compilation_of_the_rpc_backend(run_build: RunBuild, tree: Path) -> None:
+    (tree / "tools" / "rpc" / "rpc-server.cpp").write_text("#error broken on purpose\n")
+    result = run_build("--rpc", source=tree)
+    assert result.returncode == 1
+    assert "broken on purpose" in result.stderr
+    assert "compiling the RPC backend failed" in result.stderr
+    assert run_build("--rpc", source=tree).returncode == 1  # it does not take what is there for finished
+
+
 def test_options_and_source_select_the_build(run_build: RunBuild, tree: Path) -> None:
-    prefixes = {
-        run_build("--print-prefix", *options, source=tree).stdout for options in ([], ["--no-openmp"], ["--rpc"])
-    }
+    prefixes = {run_build("--print-prefix", *options, source=tree).stdout for options in ([], ["--no-openmp"])}
     (tree / "src" / "llama.c").write_text("int llama_answer(void) { return 7; }\n")
     prefixes.add(run_build("--print-prefix", source=tree).stdout)
-    assert len(prefixes) == 4
-    assert run_build("--print-prefix", "--openmp", "--tools", "--jobs", "1", source=tree).stdout in prefixes
+    assert len(prefixes) == 3
+    assert run_build("--print-prefix", "--openmp", "--tools", "--rpc", "--jobs", "1", source=tree).stdout in prefixes
 
 
 def test_compilers_and_their_flags_select_the_build(run_build: RunBuild, tree: Path, tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/count.c
     COMMAND sh ${CMAKE_SOURCE_DIR}/src/step.sh ${CMAKE_BINARY_DIR}/count.c
     DEPENDS ${CMAKE_SOURCE_DIR}/src/llama.c ${CMAKE_SOURCE_DIR}/src/step.sh)
 add_library(ggml SHARED ggml/ggml.c)
+add_library(ggml-base SHARED ggml/base.c)
 add_library(llama SHARED src/llama.c ${CMAKE_BINARY_DIR}/count.c)
 target_include_directories(llama PRIVATE include)
-target_link_libraries(llama ggml)
+target_link_libraries(llama ggml ggml-base)
 if (LLAMA_BUILD_TOOLS)
     foreach(tool llama-bench llama-batched-bench llama-server llama-quantize)
         add_executable(${tool} tools/main.c)
@@ -33,6 +34,10 @@ FILES = {
     "LICENSE": "none\n",
     "include/llama.h": "int llama_answer(void);\n",
     "ggml/include/ggml.h": "int ggml_answer(void);\n",
+    "ggml/base.c": "int ggml_base_answer(void) { return 42; }\n",
+    "ggml/src/ggml-rpc/ggml-rpc.cpp": 'extern "C" int ggml_base_answer();\nint rpc() { return ggml_base_answer(); }\n',
+    "ggml/src/ggml-rpc/transport.cpp": "int transport() { return 42; }\n",
+    "tools/rpc/rpc-server.cpp": 'extern "C" int ggml_answer();\nint main() { return ggml_answer() - 42; }\n',
     "ggml/ggml.c": "int ggml_answer(void) { return 42; }\n",
     "src/llama.c": '#include "llama.h"\nint ggml_answer(void);\nint llama_answer(void) { return ggml_answer(); }\n',
     "tools/main.c": "int llama_answer(void);\nint main(void) { return llama_answer() - 42; }\n",

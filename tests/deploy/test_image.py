@@ -65,7 +65,7 @@ def test_build_options_exist() -> None:
     usage = subprocess.run([ROOT / "build_llama.sh", "--help"], capture_output=True, text=True, check=True).stdout
     (step,) = (rest for name, rest in instructions("build") if name == "RUN" and "./build_llama.sh" in rest)
     used = re.findall(r"--[a-z-]+", step)
-    assert {"--march", "--cuda", "--cuda-arch", "--vulkan"} == set(used)
+    assert {"--march", "--rpc", "--cuda", "--cuda-arch", "--vulkan"} == set(used)
     assert all(f"{option} " in usage for option in used)
 
 

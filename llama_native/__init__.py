@@ -42,6 +42,7 @@ from llama_native.errors import (
     ModelNotFound,
     NotGGUF,
     QuantizeError,
+    RpcError,
     SamplingError,
     SequenceError,
     StateError,
@@ -58,6 +59,7 @@ from llama_native.model import Model
 from llama_native.model_params import ModelParams
 from llama_native.quantize import quantize
 from llama_native.results import Performance, StepResult
+from llama_native.rpc import add_rpc_server
 from llama_native.sampler import Sampler
 from llama_native.threadpool import ThreadPool
 from llama_native.utf8 import Utf8Decoder
@@ -99,6 +101,7 @@ __all__ = [
     "QuantizeError",
     "RopeScaling",
     "RopeType",
+    "RpcError",
     "Sampler",
     "SamplingError",
     "SequenceError",
@@ -114,6 +117,7 @@ __all__ = [
     "Utf8Decoder",
     "Vocab",
     "VocabType",
+    "add_rpc_server",
     "argmax",
     "available_cpus",
     "build_info",

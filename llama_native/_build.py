@@ -41,6 +41,7 @@ SOURCE = """
 #include "llama.h"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
+#include "ggml-rpc.h"
 #include "decl/shim.h"
 """
 

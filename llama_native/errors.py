@@ -45,6 +45,10 @@ class LoadCancelled(ModelLoadError):
     """The progress callback returned False."""
 
 
+class RpcError(LlamaError):
+    """The devices of another machine cannot be used: this build has no RPC backend, or the server does not answer."""
+
+
 class ContextError(LlamaError):
     """A context could not be created, or it is unusable after a fatal error, or in use by another thread."""
 

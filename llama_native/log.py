@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from llama_native.ffi import C, ffi, text
 
@@ -33,6 +35,16 @@ def sync_level() -> None:
     """Drops, in C, every line that the logger would drop anyway. Call it after changing the logger's level."""
     wanted = logger.getEffectiveLevel()
     C.lucid_log_level(min((level for level, value in _LEVELS.items() if value >= wanted), default=_SILENT))
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Drops all lines of all threads meanwhile."""
+    C.lucid_log_level(_SILENT)
+    try:
+        yield
+    finally:
+        sync_level()
 
 
 C.lucid_guard_install()

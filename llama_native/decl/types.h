@@ -8,10 +8,12 @@ struct llama_adapter_lora;
 struct llama_memory_i;
 struct ggml_threadpool;
 struct ggml_backend_device;
+struct ggml_backend_reg;
 
 typedef struct llama_memory_i *llama_memory_t;
 typedef struct ggml_threadpool *ggml_threadpool_t;
 typedef struct ggml_backend_device *ggml_backend_dev_t;
+typedef struct ggml_backend_reg *ggml_backend_reg_t;
 
 typedef int32_t llama_pos;
 typedef int32_t llama_token;

@@ -151,9 +151,10 @@ def _known(data: dict[str, Any] | None) -> Calibration | None:
 
 def cache_key(model: Model, settings: EngineSettings, plan: Plan) -> dict[str, object]:
     """All that the answer depends on: model file, library build, processors, settings, and the method."""
-    file = model.path.stat()
+    file, params = model.path.stat(), model.params
     return {
-        "model": [str(model.path.resolve()), file.st_size, file.st_mtime_ns, model.params.n_gpu_layers],
+        "model": [str(model.path.resolve()), file.st_size, file.st_mtime_ns],
+        "placement": [params.n_gpu_layers, params.main_gpu, params.split_mode, params.tensor_split],
         "build": build_info(),
         "devices": [(device.name, device.description) for device in devices()],
         "cpus": available_cpus(),

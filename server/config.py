@@ -174,7 +174,9 @@ class Config:
             kinds.choice("auto", "on", "off"), "auto", "Flash attention; auto takes what was measured to be faster."
         ),
     ]
-    model_gpu_layers: Annotated[int, Variable(kinds.integer(0, 10000), "0", "Layers of the model to keep on the GPU.")]
+    model_gpu_layers: Annotated[
+        int, Variable(kinds.integer(0, 10000), "0", "Layers of the model to keep on GPUs and RPC servers.")
+    ]
     model_kv_cells: Annotated[
         int,
         Variable(
@@ -217,12 +219,36 @@ class Config:
             "The whole prompt, with {query} for the last user message, instead of the model's chat template.",
         ),
     ]
+    model_rpc: Annotated[
+        tuple[Address, ...] | None,
+        Variable(
+            kinds.SERVERS,
+            "",
+            "Machines that take layers too, each with ggml-rpc-server. Needs a build with --rpc, and MODEL_GPU_LAYERS.",
+        ),
+    ]
+    model_split_mode: Annotated[
+        str,
+        Variable(
+            kinds.choice("layer", "row", "none"),
+            "layer",
+            "Several devices: whole layers on each, rows of each matrix (CUDA), or all on the one that MAIN_GPU names.",
+        ),
+    ]
     model_step_ms: Annotated[
         int,
         Variable(
             kinds.integer(0, 60000, note=_CHOSEN),
             "0",
             "Milliseconds an engine step should take; bounds prefill chunks.",
+        ),
+    ]
+    model_tensor_split: Annotated[
+        tuple[float, ...] | None,
+        Variable(
+            kinds.SHARES,
+            "",
+            "Each device's share of the layers: RPC servers as in MODEL_RPC, then GPUs; unset: by free memory.",
         ),
     ]
     model_threads: Annotated[
@@ -300,6 +326,11 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"PROMETHEUS_HTTP_ADDRESS={str(config.prometheus_http_address)!r} is not valid; "
             "allowed: an address other than HTTP_ADDRESS"
+        )
+    if config.model_rpc and not config.model_gpu_layers:
+        raise ConfigError(
+            "MODEL_GPU_LAYERS=0 keeps every layer on this machine, so that MODEL_RPC has no use; allowed with it: "
+            "1 or more, 999 for all"
         )
     if config.model_kv_cells and config.model_kv_layout != "unified":
         raise ConfigError(

@@ -117,6 +117,20 @@ def _parse_address(text: str) -> Address:
     return Address(match[1].strip("[]"), int(match[2]))
 
 
+def _parse_servers(text: str) -> tuple[Address, ...]:
+    servers = tuple(_parse_address(server.strip()) for server in text.split(","))
+    if len(servers) > 16 or len(set(servers)) < len(servers) or any(":" in server.host for server in servers):
+        raise ValueError
+    return servers
+
+
+def _parse_shares(text: str) -> tuple[float, ...]:
+    shares = tuple(_share(share.strip()) for share in text.split(","))
+    if len(shares) > 16 or not any(shares):
+        raise ValueError
+    return shares
+
+
 def _parse_template(text: str) -> str:
     if "{context}" not in text or "{query}" not in text:
         raise ValueError
@@ -150,8 +164,12 @@ def _parse_origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+_share = number(0, 999_999).parse
+
 SWITCH = Kind("switch", "on, off", _parse_switch)
 ADDRESS = Kind("address", "host:port, an IPv6 host in brackets, port 1 to 65535", _parse_address)
+SERVERS = Kind("list", "up to 16 different host:port separated by commas, no IPv6", _parse_servers)
+SHARES = Kind("list", "up to 16 numbers from 0 to 999999 separated by commas, not all 0", _parse_shares)
 FOLDER = Kind("path", "the path of a folder", Path)
 PATH = Kind("path", "the path of a file", Path)
 URL = Kind("url", "an http:// or https:// address", _parse_url)

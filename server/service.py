@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from engine import Engine, EngineError, EngineSettings, Layout, Switch
 from knowledge.embedder import Embedder, EmbeddingModelError
 from knowledge.knowledge import Knowledge
-from llama_native import LlamaError, Model, ModelParams, UnsupportedModel, Vocab
+from llama_native import LlamaError, Model, RpcError, UnsupportedModel, Vocab
 from server import boot
 from server.config import Config
+from server.devices import model_params
 from server.disconnect import DisconnectWatcher
 from server.documents import open_knowledge
 from server.energy import EnergyMeter, nvidia_gpus, rapl_domains
@@ -181,6 +182,8 @@ class Service:
             what = f"MODEL_PATH={self.config.model_path}"
             if isinstance(error, EmbeddingModelError):
                 what = f"EMBEDDING_MODEL={self.config.embedding_model}"
+            if isinstance(error, RpcError):
+                what += " with MODEL_RPC"
             log.error("cannot load %s: %s", what, error, exc_info=not expected)
             self.failed = True
             on_failure()
@@ -220,11 +223,7 @@ class Service:
         config = self.config
         begin = time.perf_counter()
         log.info("loading %s", config.model_path)
-        model = Model(
-            config.model_path,
-            ModelParams(n_gpu_layers=config.model_gpu_layers, main_gpu=config.main_gpu),
-            progress=self._on_progress,
-        )
+        model = Model(config.model_path, model_params(config), progress=self._on_progress)
         try:
             if not model.can_generate:
                 raise UnsupportedModel(f"{model.description} does not generate text; it is an embedding model")

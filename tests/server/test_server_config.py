@@ -31,6 +31,14 @@ def test_set_values_win_and_empty_ones_count_as_unset() -> None:
     assert str(read.model_path) == "model/model.gguf"
 
 
+def test_lists_of_machines_and_shares() -> None:
+    read = config.read(
+        {"MODEL_RPC": "10.0.0.2:50052, node-3:50052", "MODEL_GPU_LAYERS": "99", "MODEL_TENSOR_SPLIT": "3, 0.5"}
+    )
+    assert read.model_rpc == (Address("10.0.0.2", 50052), Address("node-3", 50052))
+    assert read.model_tensor_split == (3.0, 0.5)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -45,6 +53,15 @@ def test_set_values_win_and_empty_ones_count_as_unset() -> None:
         ("MODEL_THREADS", "513"),
         ("MODEL_GPU_LAYERS", "10001"),
         ("MAIN_GPU", "64"),
+        ("MODEL_RPC", "host"),
+        ("MODEL_RPC", "a:1,a:1"),
+        ("MODEL_RPC", "[::1]:50052"),
+        ("MODEL_RPC", ",".join(f"host:{port}" for port in range(1, 18))),
+        ("MODEL_TENSOR_SPLIT", "3;1"),
+        ("MODEL_TENSOR_SPLIT", "1,-1"),
+        ("MODEL_TENSOR_SPLIT", "0,0"),
+        ("MODEL_TENSOR_SPLIT", "1" + 16 * ",1"),
+        ("MODEL_SPLIT_MODE", "tensor"),
         ("MODEL_CONTEXT", "63"),
         ("MODEL_CONTEXT", "-64"),
         ("MODEL_STEP_MS", "1.5"),
@@ -73,6 +90,7 @@ def test_a_bad_value_is_refused_by_name_value_and_what_is_allowed(name: str, val
 @pytest.mark.parametrize(
     ("variables", "reason"),
     [
+        ({"MODEL_RPC": "host:50052"}, "MODEL_GPU_LAYERS=0 keeps every layer on this machine"),
         ({"MODEL_KV_CELLS": "512"}, "needs MODEL_KV_LAYOUT=unified, not auto"),
         ({"MODEL_KV_CELLS": "512", "MODEL_KV_LAYOUT": "streams"}, "needs MODEL_KV_LAYOUT=unified, not streams"),
         ({"MODEL_KV_TYPE": "q8_0", "MODEL_FLASH_ATTENTION": "off"}, "MODEL_FLASH_ATTENTION=off forbids it"),

@@ -137,10 +137,7 @@ class Engine:
             with self._lock:
                 if not self.alive:
                     raise EngineStopped("the engine is not running") from self.failure
-                waiting = len(self._submitted) + len(self._scheduler.waiting)
-                if waiting + len(submitted) > self.plan.max_queue + self._idle_sequences():
-                    self._counters.rejected += len(submitted)
-                    raise QueueFull(waiting, self._scheduler.retry_after())
+                self._check_room(len(submitted))
                 self._submitted.extend(submitted)
         except EngineError:
             for _, sampler in submitted:
@@ -149,6 +146,17 @@ class Engine:
             raise
         self._wake.set()
         return GenerationGroup([generation for generation, _ in submitted], inbox)
+
+    def check_room(self, count: int) -> None:
+        """Raise `QueueFull` if `count` requests would be refused now, so that no work goes into making them."""
+        with self._lock:
+            self._check_room(count)
+
+    def _check_room(self, count: int) -> None:
+        waiting = len(self._submitted) + len(self._scheduler.waiting)
+        if waiting + count > self.plan.max_queue + self._idle_sequences():
+            self._counters.rejected += count
+            raise QueueFull(waiting, self._scheduler.retry_after())
 
     @property
     def most_at_once(self) -> int:

@@ -152,9 +152,12 @@ class Scheduler:
         )
 
     def retry_after(self) -> float:
-        """Estimated seconds until a newcomer would find room: the remaining answers, spread over the sequences."""
+        """Estimated seconds until a newcomer would find room: the remaining answers, spread over the sequences.
+
+        Any thread may ask: the engine thread changes `waiting` meanwhile, so it is copied in one go.
+        """
         left = sum(run.max_tokens - run.made for run in self.running)
-        left += sum(generation.request.max_tokens for generation in self.waiting)
+        left += sum(generation.request.max_tokens for generation in list(self.waiting))
         rows = max(1, len(self.running))
         return max(1.0, left / rows * self._pace.decode_seconds(rows))
 

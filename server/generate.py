@@ -27,11 +27,15 @@ TAIL: Final = 16
 
 
 def check_count(loaded: Loaded, body: SamplingFields, prompts: int, param: str) -> None:
-    """Refuse, before any work is done, more answers than this server can ever take. Raises `ApiError`."""
+    """Refuse, before any work is done, more answers than this server can take ever, or now. Raises `ApiError`."""
     count, most = body.choices * prompts, loaded.engine.most_at_once
     if count > most:
         asked = "n" if prompts == 1 else param
         raise invalid(asked, f"{count} answers in one request; this server takes at most {most}", "unsupported_value")
+    try:
+        loaded.engine.check_room(count)
+    except EngineError as error:
+        raise from_engine(error) or error from error
 
 
 def requests(

@@ -27,6 +27,7 @@ def create(service: Service, exchange: Exchange) -> Response:
         body = read_json(exchange.request, _decoder, service.config.max_body_bytes)
         body.check()
         models.require(service, body.model)
+        generate.check_count(loaded, body, 1, "input")
         messages = body.messages()
         tools = shown_tools(body.chat_tools, body.chat_choice)
     exchange.messages = messages

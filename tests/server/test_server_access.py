@@ -248,7 +248,14 @@ def test_ready_says_when_the_server_is_full(launch: type[ServerProcess]) -> None
         assert int(answer.headers["Retry-After"]) > 0
         assert process.get("/health").status == 200
         assert stream.recv(1)
+        # A prompt that is too long would be found out by reading it: a refusal comes before all work.
+        long = "a" * 100_000
+        asked = {"/v1/chat/completions": {"messages": user(long)}, "/v1/completions": {"prompt": long}}
+        for path, body in {**asked, "/v1/responses": {"input": long}}.items():
+            refused = process.post(path, body)
+            assert (refused.status, refused.error["code"]) == (503, "queue_full")
     eventually(lambda: process.get("/ready").status == 200, "the server has room again")
+    assert process.metric("lucid_requests_rejected_total") == 3
 
 
 def test_ready_says_when_the_server_drains(launch: type[ServerProcess]) -> None:

@@ -176,13 +176,6 @@ def as_json(outcome: Outcome, peers: list[Peer]) -> dict[str, Any]:
     }
 
 
-def _setting(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
@@ -208,13 +201,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="also llama-server with these flags, after NAME=VALUE of its environment (repeatable)",
     )
     parser.add_argument(
-        "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help="variable of our servers"
+        "--set", action="append", default=[], type=servers.setting, metavar="NAME=VALUE", help="variable of our servers"
     )
     parser.add_argument(
         "--our-variant",
         action="append",
         default=[],
-        type=_setting,
+        type=servers.setting,
         metavar="NAME=VALUE",
         help="also our server with this variable (repeatable), e.g. MODEL_STEP_MS=50",
     )

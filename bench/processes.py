@@ -106,7 +106,7 @@ class ServerProcess:
     def memory(self) -> Memory:
         """Resident memory of the process group now (Linux: /proc)."""
         rss, pss = [], 0
-        for pid in self._members():
+        for pid in self.members():
             with contextlib.suppress(OSError):
                 lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
                 kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
@@ -114,7 +114,8 @@ class ServerProcess:
                 pss += kib["Pss"] * 1024
         return Memory(max(rss, default=0), pss, len(rss))
 
-    def _members(self) -> list[int]:
+    def members(self) -> list[int]:
+        """The processes of the group."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():

@@ -22,7 +22,8 @@ class Answer:
 
     `token_times` holds the arrival of every chunk that carried text. `completion_tokens` is the server's own count
     (usage), or the number of those chunks where the server sends no usage (`counted` is then "chunks"). `phases`:
-    seconds by phase (`timings.phases`), None from a server that does not tell.
+    seconds by phase (`timings.phases`), None from a server that does not tell. `ids` are those of its chunks: one, if
+    all is well.
     """
 
     started: float
@@ -39,6 +40,7 @@ class Answer:
     conversation: int = 0
     turn: int = 0
     phases: dict[str, float] | None = None
+    ids: frozenset[str] = frozenset()
 
     @property
     def ttft(self) -> float | None:
@@ -122,6 +124,7 @@ def read_answer(
     usage: dict[str, Any] = {}
     timings: dict[str, Any] = {}
     finish_reason: str | None = None
+    ids: set[str] = set()
     done = False
     error = failure
     for offset, data in _events(payload):
@@ -132,6 +135,7 @@ def read_answer(
             event = json.loads(data)
             if "error" in event:
                 error = error or f"error in the stream: {json.dumps(event['error'])[:300]}"
+            ids.add(str(event.get("id")))
             usage = event.get("usage") or usage
             timings = event.get("timings") or timings
             for choice in event.get("choices") or ():
@@ -160,6 +164,7 @@ def read_answer(
         conversation=conversation,
         turn=turn,
         phases=timings.get("phases"),
+        ids=frozenset(ids),
     )
 
 

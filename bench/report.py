@@ -105,6 +105,11 @@ def progress(total: int, what: str, unit: str = "request") -> tqdm[Any]:
     return tqdm(total=total, desc=what, unit=unit, file=sys.stderr, leave=False, dynamic_ncols=True)
 
 
+def advance(bar: tqdm[Any], reached: float) -> None:
+    """Move a progress bar to what is reached, at most its end."""
+    bar.update(min(int(reached), int(bar.total or 0)) - bar.n)
+
+
 def say(message: str) -> None:
     """A line on stderr that leaves a progress bar whole."""
     tqdm.write(message, file=sys.stderr)

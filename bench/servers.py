@@ -5,6 +5,7 @@ All get the same model file, threads, number of slots and context; what else the
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -19,6 +20,14 @@ TUNED_FLAGS: tuple[str, ...] = ("-fa", "off")
 """What made llama-server fastest here beyond its defaults; docs/BENCHMARKS.md lists what was tried."""
 
 _ROOT = Path(__file__).resolve().parent.parent
+
+
+def setting(text: str) -> tuple[str, str]:
+    """NAME=VALUE on a command line: a variable of a server. Raises argparse.ArgumentTypeError for anything else."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,101 @@
+"""The long runs for a few seconds each, and that what they look for is found where it is. No speed is judged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from bench.processes import ServerProcess
+from bench.soak.accounts import Accounts, Seen, disagreements
+from bench.soak.asks import Ask, coded_stream, judge, new_code
+from bench.soak.exchange import Exchange, Leave, exchange
+from bench.soak.mixed import Tally
+from bench.soak.samples import Sample
+from bench.soak.verdicts import missed, of_soak
+
+
+def run(root: Path, target: Path, *arguments: str) -> dict[str, Any]:
+    """`python -m bench.soak` with a small server; a bar may be missed here, so the exit code may be 1."""
+    small = ["--threads", "2", "--slots", "2", "--slot-context", "1024", "--json", str(target)]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.soak", *arguments, *small, "--set", "MODEL_CALIBRATE=off"],
+        cwd=root, capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    found: dict[str, Any] = json.loads(target.read_text())["results"]
+    assert ("FAIL" in done.stdout) is (done.returncode == 1)
+    assert found["disagreements"] == [], done.stderr
+    return found
+
+
+def test_load(root: Path, tmp_path: Path) -> None:
+    found = run(
+        root, tmp_path / "load.json", "load", "--clients", "12", "--seconds", "3", "--few", "2", "--few-seconds", "2",
+        "--set", "QUEUE_LIMIT=1",
+    )  # fmt: skip
+    for tally in (found["few"], found["many"]):
+        assert (tally["wrong"], tally["hung"]) == ([], [])
+        assert tally["answered"] >= tally["clients"] // 4
+    assert found["few"]["refusals"] == []
+    assert len(found["many"]["refusals"]) == len(found["many"]["retry_after"]) > 0
+
+
+def test_soak(root: Path, tmp_path: Path) -> None:
+    page = tmp_path / "soak.html"
+    found = run(
+        root, tmp_path / "soak.json", "soak", "--clients", "6", "--seconds", "5", "--every", "0.5", "--html", str(page)
+    )  # fmt: skip
+    assert (found["wrong"], found["hung"]) == ([], [])
+    assert sum(found["outcomes"].values()) >= 6
+    assert all(it["rss"] > it["anonymous"] > 0 and it["threads"] > it["processes"] >= 2 for it in found["samples"])
+    assert "Resident memory" in page.read_text()
+
+
+def ask(server: ServerProcess, wanted: Ask) -> Exchange:
+    return asyncio.run(exchange(("127.0.0.1", server.port), wanted.request, 60, wanted.leave))
+
+
+def test_an_answer_that_belongs_to_another_is_wrong(server: ServerProcess) -> None:
+    address, random = ("127.0.0.1", server.port), Random(1)
+    mine, other = (coded_stream(address, "Say your code.", new_code(random)) for _ in range(2))
+    found = ask(server, mine)
+    assert judge(mine, found).kind == "answered"
+    assert "X-Request-Id" in judge(other, found).reason
+    assert "instead of" in judge(replace(other, named=False), found).reason
+    cut = replace(found, pieces=found.pieces[:-1])
+    assert "[DONE]" in judge(mine, cut).reason
+    assert judge(mine, replace(found, hung=True)).kind == "hung"
+
+
+def test_a_client_that_leaves(server: ServerProcess) -> None:
+    stream = coded_stream(("127.0.0.1", server.port), "Say your code.", "c0de")
+    for leave in (Leave(0.5, 0.0, True), Leave(1.0, 0.0, False)):
+        assert judge(stream, ask(server, replace(stream, leave=leave))).kind == "left"
+
+
+def test_counts_that_disagree() -> None:
+    totals = {"finished": 5, "cancelled": 1, "failed": 0, "generated_tokens": 50}
+    nothing = Accounts(dict.fromkeys(totals, 0), Counter(), 0.0)
+    counted = Accounts(totals, Counter({"200": 5, "499": 1}), 50.0)
+    seen = Seen(Counter({"200": 5}), generations=5, tokens=50, left=1, open_generations=1)
+    assert disagreements(nothing, counted, seen) == []
+    lost = disagreements(nothing, counted, replace(seen, statuses=Counter({"200": 7}), generations=7))
+    assert [line.split(":")[0] for line in lost] == ["status 200", "requests", "generations finished"]
+
+
+@pytest.mark.parametrize("figure", ["rss", "descriptors", "threads"])
+def test_what_grows_is_seen(figure: str) -> None:
+    flat = [Sample(float(second), 1000, 500, 50, 40, 3, 2, 0) for second in range(90)]
+    grown = [replace(it, **{figure: round(getattr(it, figure) * (1 + it.seconds / 600))}) for it in flat]
+    assert not missed(list(of_soak(Tally(90.0, samples=flat), [])))
+    (missed_one,) = (it for it in of_soak(Tally(90.0, samples=grown), []) if it.met is False)
+    assert figure[:3] in missed_one.figure or figure == "rss"

@@ -142,6 +142,15 @@ def test_a_large_body(server: ServerProcess) -> None:
     assert "16777216" in declared.error["message"]
 
 
+def test_a_large_body_that_is_not_sent(server: ServerProcess) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as sock:
+        sock.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 16777217\r\n\r\n"
+        )
+        assert sock.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
 def test_a_large_body_of_unknown_length(server: ServerProcess) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as sock:
         sock.sendall(

@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 
+from engine.batching import fill
 from engine.calibration import apply, calibrate
 from engine.constraint import Constraints, MaskTable
 from engine.errors import EngineError, EngineStopped, GenerationFailed, InvalidRequest, PromptTooLong, QueueFull
@@ -36,8 +37,9 @@ from llama_native import Batch, DecodeError, Model, Sampler
 
 log = logging.getLogger(__name__)
 
-#: How long `close` lets the step under way finish before it breaks it off.
+#: How long `close` lets the step under way finish before it breaks it off, and then waits for that.
 GRACE_SECONDS: Final = 0.5
+ABORT_SECONDS: Final = 1.0
 
 
 class Engine:
@@ -71,7 +73,8 @@ class Engine:
         )
         prefill_token = self.calibration.chosen.prefill_token if self.calibration else 0.0
         self._pace = Pace(plan.step_seconds, plan.largest_chunk, prefill_token)
-        warm_up(self._native, plan.context)
+        #: How long the first steps took: a measure of how slow this model is here.
+        self.warm_up_seconds = warm_up(self._native, plan.context)
         self._scheduler = Scheduler(self._kv, self._pace, self._native.n_batch, plan.queue_timeout)
         self._batch = Batch(self._native.n_batch)
         self._masks = MaskTable(self._native.n_seq_max, model.vocab.n_tokens)
@@ -84,6 +87,8 @@ class Engine:
         self._samplers: dict[Generation, Sampler | None] = {}
         self._left: deque[tuple[Generation, bool]] = deque()
         self._closing = False
+        self._turns = 0
+        self._idle = True
         #: What ended the engine thread, if it was not `close`.
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
@@ -93,7 +98,10 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop: whatever runs or waits ends with `EngineStopped`, the context is freed. May be called twice."""
+        """Stop: whatever runs or waits ends with `EngineStopped`, the context is freed. May be called twice.
+
+        A step that cannot be broken off is left alone; it keeps the context until it ends.
+        """
         with self._lock:
             self._closing = True
         self._wake.set()
@@ -101,8 +109,25 @@ class Engine:
             self._thread.join(GRACE_SECONDS)
             if self._thread.is_alive():
                 self._native.abort()
-                self._thread.join()
+                self._thread.join(ABORT_SECONDS)
+            if self._thread.is_alive():
+                self._end_all()
         self._native.close()
+
+    def give_up(self, failure: EngineError) -> None:
+        """End whatever runs or waits, and take no more, although the engine thread does not come round. Any thread."""
+        log.critical("the engine is given up: %s", failure)
+        self.failure = failure
+        self._native.abort()
+        self._end_all()
+
+    @property
+    def turn(self) -> int | None:
+        """Which turn of its loop the engine thread is in; None while there is nothing to do.
+
+        If it stays the same, the thread is stuck, or in a long step.
+        """
+        return self._turns if self._submitted or not self._idle else None
 
     @property
     def alive(self) -> bool:
@@ -201,12 +226,15 @@ class Engine:
     def _main(self) -> None:
         try:
             while not self._closing:
+                self._idle = False
+                self._turns += 1
                 self._take_in()
                 self._expire()
                 self._admit()
                 if self._scheduler.running:
                     self._step(self._scheduler.plan())
                 else:
+                    self._idle = True
                     self._wake.wait(self._scheduler.next_expiry())
                 self._wake.clear()
         except BaseException as error:
@@ -245,7 +273,7 @@ class Engine:
 
     def _step(self, step: Step) -> None:
         begin = clock()
-        runs, rows, scored = self._fill(step)
+        runs, rows, scored = fill(self._batch, step)
         filled = clock()
         samplers = [run.sampler for run in runs]
         masks = self._masks.compute([(run.constraint, run.sequence.id) for run in runs])
@@ -284,36 +312,6 @@ class Engine:
         counters.busy_seconds += clock() - begin
         if not scored:  # their rows of logits take time that other prompts do not
             self._pace.observe(len(step.decode), step.prefill_tokens, done - begin)
-
-    def _fill(self, step: Step) -> tuple[list[Run], list[int], list[tuple[Run, int, int]]]:
-        """Write the step into the batch, in order of sequence.
-
-        Returns who gets a token, and from which row; and whose prompt is scored, from which row on, how many rows.
-
-        llama.cpp computes neighbouring sequences together only if they follow each other in the batch.
-        """
-        batch = self._batch
-        batch.clear()
-        runs: list[Run] = []
-        rows: list[int] = []
-        scored: list[tuple[Run, int, int]] = []
-        parts = [(run, 0) for run in step.decode] + step.prefill
-        parts.sort(key=lambda part: part[0].sequence.id)
-        for run, count in parts:
-            start = run.sequence.length
-            if count:
-                last = count == run.remaining
-                tokens = run.generation.request.prompt[start : start + count]
-                if run.scores:
-                    scored.append((run, batch.n_tokens, count))
-                batch.extend(tokens, start, run.sequence.id, output_last=last, output_all=run.scores)
-            else:
-                last = True
-                batch.add(run.token, start, run.sequence.id, output=True)
-            if last:
-                runs.append(run)
-                rows.append(batch.n_tokens - 1)
-        return runs, rows, scored
 
     def _hand_out(self, run: Run, row: int, token: int, now: float, sampling_seconds: float) -> None:
         """Give a run its new token, and end it where that was the last."""
@@ -393,7 +391,7 @@ class Engine:
         run.generation.put(End(error=error))
 
     def _end_all(self) -> None:
-        """The thread ends: nobody may be left waiting for a token that never comes."""
+        """Nobody may be left waiting for a token that never comes. Any thread."""
         with self._lock:
             self._closing = True
             for generation, sampler in self._submitted:

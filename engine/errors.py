@@ -64,6 +64,10 @@ class EngineStopped(EngineError):
     """The engine is closed or its thread died; nothing can be generated any more."""
 
 
+class EngineStuck(EngineError):
+    """The engine thread did not come round although there was work: a call of llama.cpp does not return."""
+
+
 class GenerationFailed(EngineError):
     """llama.cpp could not compute this request's step; the engine goes on with the others."""
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from engine.errors import InvalidRequest
 from engine.settings import SMALLEST_CONTEXT, EngineSettings, Layout, Switch
+from engine.timings import clock
 from llama_native import (
     Batch,
     Context,
@@ -192,11 +193,12 @@ def free_memory() -> int:
     return max(free, 0)
 
 
-def warm_up(context: Context, size: int) -> None:
+def warm_up(context: Context, size: int) -> float:
     """Run one step of each kind, so that the first request finds memory and threads in place.
 
-    `size` is how many tokens a sequence may have.
+    `size` is how many tokens a sequence may have. Returns how long it took, in seconds.
     """
+    begin = clock()
     batch = Batch(context.n_batch)
     prompt = min(32, size - 2)
     batch.extend(np.zeros(prompt, dtype=np.int32), 0, 0, output_last=True)
@@ -207,3 +209,4 @@ def warm_up(context: Context, size: int) -> None:
             batch.add(0, context.memory.pos_max(sequence) + 1, sequence, output=True)
         context.step(batch, range(rows), [None] * rows)
     context.memory.clear(data=False)
+    return clock() - begin

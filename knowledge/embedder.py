@@ -87,6 +87,7 @@ class Embedder:
         self.vocab = self._model.vocab
         """The vocabulary, thread-safe."""
         self._gate, self._turn = threading.Lock(), threading.Lock()
+        self._decodes = 0
 
     def __repr__(self) -> str:
         return f"<Embedder {self.path.name}, {self.dimensions} dimensions>"
@@ -102,6 +103,11 @@ class Embedder:
         with self._exclusive():
             self._context.close()
             self._model.close()
+
+    @property
+    def turn(self) -> int | None:
+        """Which decode is under way, by number; None if none is. If it stays the same, the decode does not end."""
+        return self._decodes if self._turn.locked() else None
 
     @property
     def model(self) -> Model:
@@ -174,6 +180,7 @@ class Embedder:
         # up. At the gate it has to queue behind the one that waits for its turn.
         with self._gate:
             self._turn.acquire()
+        self._decodes += 1
         try:
             yield
         finally:

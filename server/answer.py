@@ -127,6 +127,8 @@ class Answer:
         self._service.slots.release()
         exchange.cached_tokens = self.cached_tokens
         exchange.completion_tokens = self.completion_tokens
+        if self.over:
+            self._service.vitals.answered = True
         if not self.over and exchange.finish_reason != FAILED:
             exchange.finish_reason = CANCELLED
             exchange.status = CLIENT_CLOSED_REQUEST

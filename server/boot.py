@@ -1,50 +1,72 @@
 """Keeps a server that cannot start from trying for ever.
 
 Before the first fork: a missing model file, a useless key file or a port that somebody else has ends the start with
-one line. After it: a worker process that dies before it has once been ready (libllama can abort on a bad file) ends
-the server instead of being replaced. Runs in gunicorn's master process; knows paths, ports and processes, nothing of
-the model.
+one line. After it: a worker process that dies before any has once been ready (libllama can abort on a bad file) ends
+the server instead of being replaced, and so do several in a row that die before they have answered anything. Runs in
+gunicorn's master process; knows paths, ports and processes, nothing of the model.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import socket
 import sys
+import time
 from importlib.util import find_spec
-from typing import NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
-from gunicorn.workers.base import Worker
 
 from server import config
 from server.auth import Keys
 from server.config import ConfigError
 from server.kinds import Address
 from server.metrics_endpoint import Endpoint
+from server.metrics_sum import WORKERS_LOST
+from server.vitals import Ending
+
+if TYPE_CHECKING:
+    from server.worker import Worker
 
 #: Where all workers answer scrapes; opened by `before_start`.
 _endpoint: Endpoint | None = None
 
-#: One byte that master and workers share: 1 once any worker was ready.
-_ready = mmap.mmap(-1, 1)
+#: A worker that ends within this many seconds of being ready, without having answered anything, has ended early.
+EARLY_SECONDS: Final = 60.0
 
+#: So many in a row that have ended early end the server.
+EARLY_ENDINGS: Final = 3
 
-def mark_ready() -> None:
-    """Note, in a worker, that the model is loaded."""
-    _ready[0] = 1
+#: How many did, up to now.
+_early = 0
+
+#: Whether any worker was ever ready.
+_ever_ready = False
 
 
 def after_worker(arbiter: Arbiter, worker: Worker) -> None:
-    """Gunicorn's `child_exit` hook: keep what a worker had counted.
+    """Gunicorn's `child_exit` hook: keep what a worker had counted, and count it if nobody had stopped it.
 
-    Stops when one died while it was loading, unless all are being stopped.
+    Ends the server where another worker would fare no better: none was ever ready, or `EARLY_ENDINGS` in a row have
+    ended early.
     """
-    endpoint().folder.depart(str(worker.pid))
-    if not _ready[0] and arbiter.LISTENERS:
+    global _early, _ever_ready
+    folder, vitals = endpoint().folder, worker.vitals
+    folder.depart(str(worker.pid))
+    _ever_ready = _ever_ready or vitals.ready_at > 0
+    if not arbiter.LISTENERS or vitals.ending is Ending.STOPPED:
+        return
+    folder.count(WORKERS_LOST, {"instance_label": config.current().instance_label, "cause": vitals.ending.label})
+    if not _ever_ready:
         raise HaltServer(f"worker {worker.pid} died while it was loading the model", Arbiter.WORKER_BOOT_ERROR)
+    lasted = time.monotonic() - vitals.ready_at if vitals.ready_at else 0.0
+    _early = 0 if vitals.answered or lasted > EARLY_SECONDS else _early + 1
+    if _early >= EARLY_ENDINGS:
+        raise HaltServer(
+            f"{_early} workers in a row ended before they had answered anything; the log says how",
+            Arbiter.WORKER_BOOT_ERROR,
+        )
 
 
 def endpoint() -> Endpoint:

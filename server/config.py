@@ -58,6 +58,15 @@ class Config:
             "The embedding model, a GGUF file; without it there are no embeddings and no search.",
         ),
     ]
+    engine_stall_seconds: Annotated[
+        float | None,
+        Variable(
+            kinds.seconds(note="0 = for ever"),
+            "",
+            "An engine that has work and makes no step for this long is given up and its process replaced; "
+            "unset: 120, more for slow models.",
+        ),
+    ]
     graceful_timeout: Annotated[
         float,
         Variable(

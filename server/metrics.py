@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.registry import Collector
 
 from engine import Course
+from server.metrics_sum import WORKERS_LOST
+from server.vitals import Ending
 
 if TYPE_CHECKING:
     from server.exchange import Exchange
@@ -79,6 +81,15 @@ class Metrics:
         self._request_prompt = self._tokens("lucid_request_prompt_tokens", "Prompt tokens of a request.")
         self._request_cached = self._tokens("lucid_request_cached_tokens", "Of those, found in the KV cache.")
         self._request_generated = self._tokens("lucid_request_generated_tokens", "Tokens of a request's answer.")
+
+        lost = Counter(
+            WORKERS_LOST,
+            "Worker processes that ended although nobody stopped them; counted by the master process.",
+            ("instance_label", "cause"),
+            registry=self.registry,
+        )
+        for ending in set(Ending) - {Ending.STOPPED}:
+            lost.labels(instance_label, ending.label)
 
     def watch(self, collector: Collector) -> None:
         """Show what `collector` knows from now on; it is asked at each scrape."""

@@ -44,6 +44,9 @@ _TOTALS: Final = frozenset({"counter", "histogram"})
 #: Seconds between snapshots while there is more than one worker; as old as another worker's figures can be.
 PERIOD: Final = 1.0
 
+#: The counter that nobody but the master process can move: a worker that died does not count itself.
+WORKERS_LOST: Final = "lucid_workers_lost"
+
 _DEPARTED: Final = "departed"
 
 log = logging.getLogger("server")
@@ -117,11 +120,19 @@ class Folder:
         """Keep the totals of a worker that has ended, and forget the rest of it."""
         for name in self.names():
             if name.startswith(f"{pid}-"):
-                before = self.read(_DEPARTED) if _DEPARTED in self.names() else _Snapshot([])
-                families = _add([before.families, self.read(name).families])
+                families = _add([self._departed().families, self.read(name).families])
                 totals = [family for family in families if family.type in _TOTALS]
                 self.write(_DEPARTED, _Snapshot(totals, contains=name))
                 (self.path / name).unlink()
+
+    def count(self, name: str, labels: dict[str, str]) -> None:
+        """Add one to the counter `name`, as if a worker that has ended had counted it."""
+        before = self._departed()
+        one = _Family(name, "", "counter", [_Sample(f"{name}_total", labels, 1.0)])
+        self.write(_DEPARTED, _Snapshot(_add([before.families, [one]]), before.contains))
+
+    def _departed(self) -> _Snapshot:
+        return self.read(_DEPARTED) if _DEPARTED in self.names() else _Snapshot([])
 
 
 class SummedMetrics(Collector):

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine import Engine, EngineError, EngineSettings, Layout, Switch
+from engine import Engine, EngineError, EngineSettings, EngineStuck, Layout, Switch
 from knowledge.embedder import Embedder, EmbeddingModelError
 from knowledge.knowledge import Knowledge
 from llama_native import LlamaError, Model, RpcError, UnsupportedModel, Vocab
-from server import boot
 from server.config import Config
 from server.devices import model_params
 from server.disconnect import DisconnectWatcher
@@ -31,6 +30,8 @@ from server.metrics import Metrics
 from server.prompt import PromptBuilder
 from server.reasoning import tag_tokens
 from server.template import CHATML, ChatTemplate, TemplateError
+from server.vitals import Ending, Vitals
+from server.watchdog import Watchdog, patience
 
 if TYPE_CHECKING:
     from server.tracing import Tracer
@@ -75,9 +76,12 @@ class Service:
         self.failed = False
         #: True from the signal to stop on, while answers under way finish. A signal handler sets it.
         self.draining = False
+        #: What the master process gets to know of this one.
+        self.vitals = Vitals()
         #: The documents, once the model is loaded; None if there are none.
         self.knowledge: Knowledge | None = None
         self._loaded: Loaded | None = None
+        self._watchdog: Watchdog | None = None
         self._closing = threading.Event()
         self._closed = threading.Lock()
         self._loader: threading.Thread | None = None
@@ -124,6 +128,23 @@ class Service:
     def engine_failed(self) -> bool:
         """The engine has ended although nobody asked for it."""
         return self.status == "engine failed"
+
+    def look_after_engine(self) -> None:
+        """Give the engine up if it is stuck: requests that run or wait then end. To be called about once a second."""
+        watchdog, loaded = self._watchdog, self._loaded
+        if watchdog is None or loaded is None or not loaded.engine.alive:
+            return
+        wrong = watchdog.look()
+        if wrong is not None:
+            loaded.engine.give_up(EngineStuck(wrong))
+
+    @property
+    def ending(self) -> Ending:
+        """How this process ends, if it does so now."""
+        if self._loaded is None or not self.engine_failed:
+            return Ending.STOPPED
+        stuck = isinstance(self._loaded.engine.failure, EngineStuck)
+        return Ending.ENGINE_STUCK if stuck else Ending.ENGINE_FAILED
 
     def take_slot(self) -> None:
         """Take one of `slots`, which must be released; raises `ApiError` (503) if none is free."""
@@ -189,8 +210,9 @@ class Service:
             on_failure()
             return
         self._watch(loaded)
+        self._watchdog = _watchdog(self.config, loaded)
         self._loaded = loaded
-        boot.mark_ready()
+        self.vitals.ready_at = time.monotonic()
         log.info(
             "ready: http://%s/v1, metrics on http://%s/metrics",
             self.config.http_address,
@@ -277,6 +299,14 @@ def _load_embedder(config: Config) -> Embedder | None:
         raise EmbeddingModelError(str(error)) from error
     log.info("embeddings by %s: %d dimensions, up to %d tokens", path, embedder.dimensions, embedder.max_tokens)
     return embedder
+
+
+def _watchdog(config: Config, loaded: Loaded) -> Watchdog:
+    turns: dict[str, Callable[[], int | None]] = {"the engine": lambda: loaded.engine.turn}
+    embedder = loaded.embedder
+    if embedder is not None:
+        turns["the embedding model"] = lambda: embedder.turn
+    return Watchdog(turns, patience(config.engine_stall_seconds, loaded.engine.warm_up_seconds))
 
 
 def _tracer(config: Config) -> Tracer | None:

@@ -27,6 +27,7 @@ from server import boot, config
 from server.connections import Connections, half_close
 from server.errors import ApiError, internal
 from server.request_id import request_id
+from server.vitals import Vitals
 
 if TYPE_CHECKING:
     from gunicorn.http.message import Request
@@ -56,7 +57,8 @@ CLIENT_TIMEOUT: Final = 60.0
 #: How long a client may take to close a connection that is over, in seconds.
 LINGER: Final = 2.0
 
-#: How long streams that were cut off may take to write their last event, in seconds.
+#: How long streams that were cut off may take to write their last event, in seconds. An engine that is stuck takes 1.5
+#: of them until it says so.
 LAST_WORDS: Final = 2
 
 
@@ -74,6 +76,8 @@ class Worker(ThreadWorker):
         #: Seconds after which everything under way is to be ended; the latest entry counts.
         self._stops: queue.SimpleQueue[float] = queue.SimpleQueue()
         self._connections = Connections(HEADER_TIMEOUT, BUSY_HEADER_TIMEOUT, self.cfg.threads)
+        #: Shared with the master process, in which this object is made.
+        self.vitals = Vitals()
 
     def run(self) -> None:
         """Serve until told to stop.
@@ -81,23 +85,28 @@ class Worker(ThreadWorker):
         Exits with `WORKER_BOOT_ERROR` if the model cannot be loaded, with `ENGINE_FAILED` if the engine failed later.
         """
         service = self.wsgi.service
+        service.vitals = self.vitals
         threading.Thread(target=self._run_closer, name="closer", daemon=True).start()
         summed = boot.endpoint().serve(service.metrics.registry)
         service.start(on_failure=self._stop)
         super().run()
         engine_failed = service.engine_failed
-        service.close()
+        self.vitals.ending = service.ending
+        closing = threading.Thread(target=service.close, name="closing", daemon=True)
+        closing.start()
+        closing.join(LAST_WORDS if engine_failed else None)
         self._connections.break_off_all()
         summed.publish()
         if service.failed:
             sys.exit(WORKER_BOOT_ERROR)
         if engine_failed:
-            sys.exit(ENGINE_FAILED)
+            os._exit(ENGINE_FAILED)  # an orderly exit would wait for threads that wait for what is stuck
 
     def notify(self) -> None:
         """Tell the arbiter that the main loop turns, as it does once a second; look after what has failed or stalls."""
         super().notify()
         self._connections.break_off_late()
+        self.wsgi.service.look_after_engine()
         if self.alive and self.wsgi.service.engine_failed:
             self.log.critical("the engine failed; this worker ends and another one takes its place")
             self.cfg.set("graceful_timeout", LAST_WORDS)

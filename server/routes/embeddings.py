@@ -42,6 +42,7 @@ def create(service: Service, exchange: Exchange) -> Response:
             vectors = _embed(service, exchange, embedder, inputs)
     finally:
         service.slots.release()
+    service.vitals.answered = True
     count = sum(map(len, inputs))
     as_base64 = body.encoding_format == "base64"
     data = [Embedding(index=i, embedding=_base64(v) if as_base64 else v.tolist()) for i, v in enumerate(vectors)]

@@ -121,6 +121,18 @@ class ServerProcess:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def worker(self) -> int:
+        """The process id of the master's only child, once there is one."""
+        children: list[str] = []
+
+        def forked() -> bool:
+            children[:] = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            return len(children) == 1
+
+        eventually(forked, "there is one worker")
+        return int(children[0])
+
     def wait_listening(self) -> None:
         """Wait until connections are accepted."""
 

@@ -115,9 +115,10 @@ def test_sigterm_lets_answers_finish(launch: Launch) -> None:
     assert server.wait_exit() == 0
 
 
-@pytest.mark.parametrize("how", ["grace over", "interrupt"])
+@pytest.mark.parametrize("how", ["grace over", "interrupt", "second signal"])
 def test_answers_that_are_cut_off_end_with_an_error_event(launch: Launch, how: str) -> None:
-    server = launch(MODEL_CONTEXT="8192", MODEL_PARALLEL="1", GRACEFUL_TIMEOUT="0.5")
+    grace = "600" if how == "second signal" else "0.5"
+    server = launch(MODEL_CONTEXT="8192", MODEL_PARALLEL="1", GRACEFUL_TIMEOUT=grace, LOG_LEVEL="debug")
     server.wait_ready()
     sock = server.open_chat("Tell a story.", stream=True, max_tokens=8000, ignore_eos=True)
     data = sock.recv(4096)
@@ -126,6 +127,9 @@ def test_answers_that_are_cut_off_end_with_an_error_event(launch: Launch, how: s
         os.killpg(server.process.pid, signal.SIGINT)  # what Ctrl-C does: every process of the group gets it
     else:
         server.process.send_signal(signal.SIGTERM)
+    if how == "second signal":
+        eventually(lambda: "Handling signal: term" in server.output, "the first one is being obeyed")
+        server.process.send_signal(signal.SIGINT)
     while more := sock.recv(65536):
         data += more
     assert b"event: error\ndata: " in data
@@ -156,84 +160,39 @@ def test_clients_that_stall_hold_up_neither_the_others_nor_the_end(launch: Launc
         sock.close()
 
 
-#: gunicorn's settings of this server, with an engine whose thread dies once the file `cause` exists.
-MORTAL = """
-import pathlib
-from server.gunicorn_settings import *
-
-def post_worker_init(worker):
-    from engine.scheduler import Scheduler
-    plan = Scheduler.plan
-
-    def mortal(self):
-        cause = pathlib.Path({cause!r})
-        if cause.exists():
-            cause.unlink()
-            raise MemoryError("no more of it")
-        return plan(self)
-
-    Scheduler.plan = mortal
-"""
-
-
-def test_an_engine_that_fails_is_replaced(launch: Launch, tmp_path: Path) -> None:
-    cause, settings = tmp_path / "cause", tmp_path / "settings.py"
-    settings.write_text(MORTAL.format(cause=str(cause)))
-    server = launch(*GUNICORN, "-c", str(settings), "--pythonpath", ".", MODEL_CONTEXT="8192", MODEL_PARALLEL="1")
-    server.wait_ready()
-    first = worker_of(server)
-    sock = server.open_chat("Tell a story.", stream=True, max_tokens=8000, ignore_eos=True)
-    data = sock.recv(4096)
-    cause.touch()
-    while more := sock.recv(65536):
-        data += more
-    assert b"event: error\ndata: " in data
-    assert b'"code":"engine_failed"' in data
-    eventually(lambda: server.output.count(" server: ready: ") == 2, "a second worker is ready")
-    assert worker_of(server) != first
-    assert server.output.count("the engine failed; this worker ends") == 1
-    assert server.chat("hi", max_tokens=1).status == 200
-    assert server.stop() == 0
-
-
-def worker_of(server: ServerProcess) -> int:
-    """The process id of the master's only child."""
-    master = server.process.pid
-    children: list[str] = []
-
-    def forked() -> bool:
-        children[:] = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-        return len(children) == 1
-
-    eventually(forked, "there is one worker")
-    return int(children[0])
-
-
 def test_a_worker_that_dies_while_loading_is_not_replaced(launch: Launch) -> None:
     server = launch(MODEL_CONTEXT="8192", MODEL_PARALLEL="8")
     server.wait_listening()
     eventually(lambda: " server: loading " in server.output, "loading began")
-    os.kill(worker_of(server), signal.SIGKILL)
+    os.kill(server.worker, signal.SIGKILL)
     assert server.wait_exit() == 3
     assert "died while it was loading the model" in server.output
     assert server.output.count(" server: loading ") == 1
 
 
-def test_a_worker_that_dies_later_is_replaced(launch: Launch) -> None:
-    server = launch(MODEL_CONTEXT="512", MODEL_PARALLEL="1")
+def test_a_reload_lets_the_old_worker_finish(launch: Launch) -> None:
+    server = launch(MODEL_CONTEXT="8192", MODEL_PARALLEL="1", GRACEFUL_TIMEOUT="600")
     server.wait_ready()
-    first = worker_of(server)
-    os.kill(first, signal.SIGKILL)
+    first = server.worker
+    sock = server.open_chat("Tell a story.", stream=True, max_tokens=100, ignore_eos=True)
+    data = sock.recv(4096)
+    server.process.send_signal(signal.SIGHUP)
+    while more := sock.recv(65536):
+        data += more
+    assert b'"finish_reason":"length"' in data
+    assert b"data: [DONE]" in data
     eventually(lambda: server.output.count(" server: ready: ") == 2, "a second worker is ready")
-    assert worker_of(server) != first
+    assert server.worker != first
     assert server.chat("hi", max_tokens=1).status == 200
-    assert "token_creation_duration" in server.metrics_text()
+    eventually(lambda: server.metric("lucid_generated_tokens_total") == 101, "what the first one counted is kept")
+    assert server.metric("lucid_workers_lost_total") == 0
+    assert server.stop() == 0
 
 
 def test_libllama_is_loaded_after_the_fork_only(launch: Launch) -> None:
     server = launch(MODEL_CONTEXT="512", MODEL_PARALLEL="1")
     server.wait_ready()
-    assert "libllama" in Path(f"/proc/{worker_of(server)}/maps").read_text()
+    assert "libllama" in Path(f"/proc/{server.worker}/maps").read_text()
     assert "libllama" not in Path(f"/proc/{server.process.pid}/maps").read_text()
 
 

@@ -19,7 +19,7 @@ from engine import EngineSettings, Plan, make_plan
 from engine.plan import make_context
 from llama_native import Context, Model
 
-COMMANDS = ("http", "peers", "native", "stream", "memory", "calibration", "rates", "structured")
+COMMANDS = ("http", "http_feed", "peers", "native", "stream", "memory", "calibration", "rates", "structured")
 
 
 def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,6 +46,8 @@ def test_help(root: Path, name: str) -> None:
     [
         ("bench.http", "--url", "http://127.0.0.1:1", "--concurrency", "0"),
         ("bench.http", "--url", "http://127.0.0.1:1", "--workload", "nonsense"),
+        ("bench.http_feed", "--streams", "0"),
+        ("bench.http_feed", "--tokens", "100000"),
         ("bench.native", "--depth", "-1"),
         ("bench.peers", "--repeats", "0"),
         ("bench.stream", "--generate", "1"),
@@ -74,6 +76,21 @@ def test_http(root: Path, server: ServerProcess, tmp_path: Path) -> None:
     assert (first["workload"], second["workload"]) == ("chat", "rag")
     assert all(result["output_tokens"] == 32 and result["errors"] == 0 for result in (first, second))
     assert "tok/s" in done.stdout
+
+
+def test_http_feed(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "feed.json"
+    small = ("--streams", "1", "3", "--tokens", "20", "--rounds", "1")
+    done = command(root, "bench.http_feed", *small, "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    found = results(path, "bench.http_feed")
+    assert [row[0] for row in found["service"]] == ["1", "3"]
+    assert all(figure > 0 for row in found["service"] for figure in row[1:])
+    assert [row[0] for row in found["dirty"]] == ["here", "dirty"]
+    assert found["dirty"][0][-2] > found["dirty"][1][-2]  # streams at once: why the service does not use them
+    assert found["kill"]["told"] is not None
+    assert found["kill"]["complete"] is False
+    assert found["kill"]["again"] is not None
 
 
 def test_a_server_that_does_not_start(common: Common) -> None:

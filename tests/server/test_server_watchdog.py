@@ -27,8 +27,9 @@ cause = pathlib.Path({cause!r})
 def wait():
     while not cause.exists():
         time.sleep(0.05)
-    befall()
     cause.unlink()
+    befall()
+    pathlib.Path({done!r}).touch()
 
 def post_worker_init(worker):
     libc.signal(signal.SIGRTMIN, ctypes.cast(libc.pause, ctypes.c_void_p))  # a thread that gets it stays there
@@ -67,8 +68,8 @@ class Doomed:
     """A server that something befalls on demand, with a stream under way and a request that waits for its end."""
 
     def __init__(self, launch: Launch, folder: Path, befall: str, **variables: str) -> None:
-        self._cause, settings = folder / "cause", folder / "settings.py"
-        settings.write_text(SETTINGS.format(cause=str(self._cause), befall=befall))
+        self._cause, self._done, settings = folder / "cause", folder / "done", folder / "settings.py"
+        settings.write_text(SETTINGS.format(cause=str(self._cause), done=str(self._done), befall=befall))
         command = (sys.executable, "-m", "gunicorn", "-c", str(settings), "--pythonpath", ".")
         sizes = {"MODEL_CONTEXT": "8192", "MODEL_PARALLEL": "1", "MODEL_THREADS": "2"}
         self.server = launch(*command, **{**sizes, **variables})
@@ -109,7 +110,7 @@ class Doomed:
         others[1].start()
         self._cause.touch()
         if sig is not None:
-            eventually(lambda: not self._cause.exists(), "it has happened")
+            eventually(self._done.exists, "it has happened")
             self.server.process.send_signal(sig)
         with contextlib.suppress(ConnectionResetError):
             while more := stream.recv(65536):

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from engine import EngineError, EngineStopped, Piece, Request, TokenLogprobs
+from engine import EngineError, EngineStopped, Piece, Request, TokenLogprobs, clock
 from server.errors import CLIENT_CLOSED_REQUEST, ClientGoneError
 from server.exchange import Exchange
 from server.refusals import from_engine
@@ -92,7 +92,8 @@ class Answer:
     def next(self, timeout: float | None = None) -> tuple[int, Piece] | None:
         """Wait for the next piece of any generation, at most `timeout` seconds; return it with its request's index.
 
-        None when none came in time or when all are over. Raises `ApiError`, or `ClientGoneError` if the client hung up.
+        None when none came in time or when all are over. Raises `ApiError`, `ClientGoneError` if the client hung up,
+        and TimeoutError if it is too far behind with reading.
         """
         exchange = self.exchange
         try:
@@ -105,6 +106,7 @@ class Answer:
             if exchange.first_token_seconds is None:
                 exchange.first_token_seconds = exchange.timings.total_seconds
             self._observe(index)
+            self._check_pace(index)
             if exchange.answered is not None:
                 exchange.answered.setdefault(index, []).append(piece.text)
             if piece.finish_reason:
@@ -137,6 +139,13 @@ class Answer:
         """Count the tokens that request `index` has got since the last call."""
         course = self._group.generations[index].course
         self._seen[index] = self._service.metrics.observe_tokens(course, self._seen[index])
+
+    def _check_pace(self, index: int) -> None:
+        """Raise TimeoutError if the newest token of request `index` is old: its client is slow to read."""
+        generation = self._group.generations[index]
+        count = generation.completion_tokens
+        if count and clock() - generation.course.token_times[count - 1] > self._service.config.client_timeout:
+            raise TimeoutError("the client is too far behind")
 
     def _on_gone(self) -> None:
         self._gone = True

@@ -42,6 +42,14 @@ class Config:
         Path | None,
         Variable(kinds.PATH, "", "A file of further keys, one a line, `#` for comments; read again when it changes."),
     ]
+    client_timeout: Annotated[
+        float,
+        Variable(
+            kinds.seconds(least=0.1),
+            "60",
+            "A client whose request's body is not there by then, or that is so far behind with reading, is given up.",
+        ),
+    ]
     cors_origins: Annotated[
         tuple[str, ...] | None,
         Variable(kinds.ORIGINS, "", "Origins whose pages may use the API from a browser; unset: none."),

@@ -47,10 +47,14 @@ class Connections:
         with self._lock:
             self._deadlines[sock] = math.inf
 
+    @property
+    def busy(self) -> bool:
+        """Whether all threads are taken."""
+        return len(self._deadlines) >= self._threads
+
     def break_off_late(self) -> None:
         """Break off connections whose header has not come in time."""
-        busy = len(self._deadlines) >= self._threads
-        self._break_off(time.monotonic() + (self._hurry if busy else 0))
+        self._break_off(time.monotonic() + (self._hurry if self.busy else 0))
 
     def break_off_unread(self) -> None:
         """Break off connections whose header is not complete, and let no more be served."""

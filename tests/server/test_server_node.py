@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from server_process import ServerProcess
 
+from tests import npm
+
 FOLDER = Path(__file__).with_name("node")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
 def packages() -> None:
-    """Installs what the lock file names, where it is not installed yet."""
-    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
-    if missing:
-        reason = f"{' and '.join(missing)} not found; install nodejs and npm"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    installed = FOLDER / "node_modules" / ".package-lock.json"
-    if not installed.is_file() or installed.stat().st_mtime < (FOLDER / "package-lock.json").stat().st_mtime:
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=FOLDER, check=True, timeout=240)
+    npm.install(FOLDER)
 
 
-@pytest.mark.usefixtures("packages")
 @pytest.mark.parametrize("file", sorted(path.name for path in FOLDER.glob("*.test.mjs")))
 def test_node(server: ServerProcess, file: str) -> None:
     result = subprocess.run(

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { generateObject, generateText, stepCountIs, streamObject, streamText, tool } from "ai";
+import { cosineSimilarity, embed, embedMany, generateObject, generateText, stepCountIs, streamObject, streamText, tool } from "ai";
 import { z } from "zod";
 
 const provider = createOpenAICompatible({
@@ -33,6 +33,23 @@ test("generateText and streamText", async () => {
   for await (const piece of stream.textStream) text += piece;
   assert.match(text, /Einstein/);
   assert.equal((await stream.usage).outputTokens, 12);
+});
+
+test("generateText and streamText of a raw prompt", async () => {
+  const raw = { model: provider.completionModel("rusty_llm"), prompt: "hello", maxOutputTokens: 8, temperature: 0, maxRetries: 0 };
+  const whole = await generateText(raw);
+  assert.equal(whole.usage.outputTokens, 8);
+  const stream = streamText({ ...raw, onError: ({ error }) => { throw error; } });
+  assert.ok((await stream.text).length > 0);
+  assert.equal(await stream.finishReason, "length");
+});
+
+test("embed and embedMany", async () => {
+  const embedder = provider.textEmbeddingModel("embed");
+  const { embedding, usage } = await embed({ model: embedder, value: "A violin sonata" });
+  assert.ok(usage.tokens > 2);
+  const { embeddings } = await embedMany({ model: embedder, values: ["A sonata for violin", "The price of screws"] });
+  assert.ok(cosineSimilarity(embedding, embeddings[0]) > cosineSimilarity(embedding, embeddings[1]) + 0.2);
 });
 
 test("generateObject and streamObject", async () => {

@@ -88,6 +88,41 @@ test("a streamed call, and its result in the next request", async () => {
   assert.ok(next.usage.prompt_tokens > final.choices.length);
 });
 
+test("a completion of text and of token ids, whole and streamed", async () => {
+  const request = { model, prompt: "The capital of France is", max_tokens: 6, temperature: 0, ...uncached };
+  const whole = await client.completions.create({ ...request, echo: true, logprobs: 1 });
+  const [{ text, logprobs }] = whole.choices;
+  assert.ok(text.startsWith(request.prompt) && text.length > request.prompt.length);
+  assert.equal(logprobs.tokens.join(""), text);
+  assert.equal(whole.usage.completion_tokens, 6);
+  const { tokens } = await client.post("/../tokenize", { body: { content: request.prompt } });
+  let streamed = request.prompt;
+  for await (const chunk of await client.completions.create({ ...request, prompt: tokens, stream: true })) {
+    streamed += chunk.choices[0].text;
+  }
+  assert.equal(streamed, text);
+});
+
+test("embeddings as base64, which the SDK asks for by itself, and as numbers", async () => {
+  const input = ["A violin sonata", "A sonata for violin", "The price of screws"];
+  const { data, usage } = await client.embeddings.create({ model: "embed", input });
+  const plain = await client.embeddings.create({ model: "embed", input, encoding_format: "float" });
+  assert.deepEqual(data.map(({ index }) => index), [0, 1, 2]);
+  assert.ok(usage.prompt_tokens > 9 && usage.prompt_tokens === plain.usage.prompt_tokens);
+  const dot = (a, b) => a.embedding.reduce((sum, value, i) => sum + value * b.embedding[i], 0);
+  data.forEach((item, i) => assert.ok(Math.abs(dot(item, plain.data[i]) - 1) < 1e-5));
+  assert.ok(dot(data[0], data[1]) > dot(data[0], data[2]) + 0.2);
+});
+
+test("a response, and the same one streamed", async () => {
+  const request = { model, input: messages[0].content, max_output_tokens: 12, temperature: 0, ...uncached };
+  const whole = await client.responses.create(request);
+  assert.match(whole.output_text, /Einstein/);
+  const final = await client.responses.stream(request).finalResponse();
+  assert.equal(final.output_text, whole.output_text);
+  assert.equal(final.usage.output_tokens, 12);
+});
+
 test("models and errors", async () => {
   const models = await client.models.list();
   assert.equal(models.data[0].id, model);

@@ -92,12 +92,15 @@ def internal(request_id: str) -> ApiError:
 
 
 def context_length_exceeded(prompt_tokens: str, limit: int, param: str = "messages") -> ApiError:
-    """Return the 400 for a prompt of `prompt_tokens` tokens (a count, perhaps with words) where `limit` would fit."""
+    """Return the 400 for a prompt of `prompt_tokens` tokens (a count, perhaps with words) where `limit` would fit.
+
+    The first sentence is OpenAI's: clients such as LiteLLM tell by it that a model with a larger context would do.
+    """
     subject = "the messages have" if param == "messages" else f"{param} has"
     return ApiError(
         400,
-        f"This model accepts prompts of at most {limit} tokens, but {subject} {prompt_tokens} tokens. "
-        "Please shorten it.",
+        f"This model's maximum context length is {limit + 1} tokens. "
+        f"A prompt takes at most {limit} tokens, but {subject} {prompt_tokens} tokens. Please shorten it.",
         param=param,
         code="context_length_exceeded",
     )

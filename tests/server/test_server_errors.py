@@ -198,6 +198,7 @@ def test_a_prompt_longer_than_the_context(server: ServerProcess) -> None:
     error = answer.error
     assert error["code"] == "context_length_exceeded"
     assert error["param"] == "messages"
+    assert error["message"].startswith("This model's maximum context length is 1024 tokens. ")
     assert "1023 tokens" in error["message"]
     tokens = int(error["message"].split("have ")[1].split()[0])
     assert 1500 <= tokens < 1600

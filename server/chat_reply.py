@@ -49,7 +49,7 @@ class ChatReply:
 
     def take(self, index: int, piece: Piece) -> None:
         """Keep a piece for `body`."""
-        self._readers[index].feed(piece.text, last=piece.finish_reason is not None)
+        self._readers[index].feed(piece)
         self._logprobs[index] += self._entries(piece)
         if piece.finish_reason:
             self._reasons[index] = self._readers[index].finish_reason(piece.finish_reason)
@@ -74,7 +74,7 @@ class ChatReply:
             created=self._created,
             model=self._model,
             choices=choices,
-            usage=Usage.of(answer),
+            usage=self._usage(),
             timings=TimingsBody.of(answer, answer.exchange.timings),
             citations=msgspec.UNSET if self._citations is None else self._citations,
         )
@@ -89,7 +89,7 @@ class ChatReply:
             self._begun.add(index)
             yield self._renderer.role(index)
         reason, reader = piece.finish_reason, self._readers[index]
-        delta = reader.feed(piece.text, last=reason is not None)
+        delta = reader.feed(piece)
         if delta or piece.logprobs:
             logprobs = None if piece.logprobs is None else ChatLogprobs(self._entries(piece))
             for part in delta.parts():
@@ -99,13 +99,16 @@ class ChatReply:
             reason, answer = reader.finish_reason(reason), self._answer
             if answer.over:
                 timings = TimingsBody.of(answer, answer.exchange.timings)
-                yield self._renderer.last(index, reason, Usage.of(answer), timings, self._citations)
+                yield self._renderer.last(index, reason, self._usage(), timings, self._citations)
             else:
                 yield self._renderer.finish(index, reason)
 
     def error(self, body: ErrorBody) -> bytes:
         """The event for a failure."""
         return sse.error_event(body)
+
+    def _usage(self) -> Usage:
+        return Usage.of(self._answer, sum(reader.reasoning_tokens for reader in self._readers))
 
     def _entries(self, piece: Piece) -> list[TokenLogprob]:
         return [TokenLogprob.of(entry, self._answer.vocab) for entry in piece.logprobs or ()]

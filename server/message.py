@@ -1,7 +1,7 @@
-"""Turns the text of one choice, as it comes, into the parts of the assistant's message.
+"""Turns the pieces of one choice, as they come, into the parts of the assistant's message.
 
-The one place that says which text is content and which is a call of a tool. Knows characters and the fields of a
-message; knows nothing of tokens or events.
+The one place that says which text is thought, which is content and which is a call of a tool. Knows characters and the
+fields of a message; of tokens only their number, and nothing of events.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import UNSET
 
+from engine import Piece
 from server.reasoning import ReasoningSplitter
 from server.schema.answer import AnswerToolCall, AssistantMessage, CalledFunction, Delta, ToolCallDelta
 from server.structured.reader import ToolCallReader
@@ -18,7 +19,7 @@ TOOL_CALLS: Final = "tool_calls"
 
 
 class MessageReader:
-    """Reads the text of one choice."""
+    """Reads the pieces of one choice."""
 
     def __init__(self, splitter: ReasoningSplitter | None = None, calls: ToolCallReader | None = None) -> None:
         """`splitter` finds the model's thoughts, `calls` calls of tools; without either, all text is content."""
@@ -27,12 +28,20 @@ class MessageReader:
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[AnswerToolCall] = []
+        self._tokens = 0  # up to the end of the thoughts, if there are any
 
-    def feed(self, text: str, *, last: bool) -> Delta:
-        """Take the next text, return what it adds to the message. `last`: nothing follows, so nothing is held back."""
-        reasoning = ""
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of the thoughts so far, their tags included."""
+        return self._tokens if self._splitter is not None and self._splitter.found else 0
+
+    def feed(self, piece: Piece) -> Delta:
+        """Take the next piece, return what it adds to the message. Behind the last nothing is held back."""
+        text, last, reasoning = piece.text, piece.finish_reason is not None, ""
         calls: list[ToolCallDelta] = []
         if self._splitter is not None:
+            if not self._splitter.over:
+                self._tokens += len(piece.tokens)
             reasoning, text = self._splitter.feed(text)
             if last:
                 more_reasoning, more_text = self._splitter.flush()

@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from engine import Timings
 from llama_native import TokenAttr, Vocab
-from server.errors import context_length_exceeded, invalid
+from server.errors import context_length_exceeded, invalid, unavailable
 from server.schema.chat import Message
 from server.structured.formats import ToolFormat
 from server.structured.messages import as_text, with_parsed_arguments
-from server.template import ChatTemplate, TemplateError
+from server.template import ChatTemplate, TemplateBusyError, TemplateError
 
 #: Token ids, shape (n,).
 Tokens = npt.NDArray[np.int32]
@@ -71,22 +71,23 @@ class PromptBuilder:
         timings: Timings,
         tools: list[dict[str, Any]] | None = None,
         grounds: Grounds = NO_GROUNDS,
+        param: str = "messages",
     ) -> npt.NDArray[np.int32]:
         """Return the prompt for the assistant's next message as token ids, shape (n,), BOS included where due.
 
         `tools` are what the model is told that it may call; `grounds` go into the last user message, or where
-        MODEL_PROMPT_TEMPLATE has them. Raises `ApiError`: for messages the template refuses, and for text that is
-        longer than any prompt can be.
+        MODEL_PROMPT_TEMPLATE has them; `param` is what errors about the messages name. Raises `ApiError`: for messages
+        the template refuses, for text that is longer than any prompt can be, and while the template is busy.
         """
         with timings.phase("template"):
-            text = self._text(messages, variables, tools, grounds)
+            text = self._text(messages, variables, tools, grounds, param)
         with timings.phase("tokenize"):
-            self._check_length(text)
+            self._check_length(text, param)
             return self.tokenize(text)
 
     def text(self, messages: list[Message], variables: dict[str, Any] | None) -> str:
         """Return the text of that prompt, without BOS unless the template writes it. Raises `ApiError` as `chat`."""
-        return self._text(messages, variables, None, NO_GROUNDS).replace(_CUT, "")
+        return self._text(messages, variables, None, NO_GROUNDS, "messages").replace(_CUT, "")
 
     @property
     def tool_format(self) -> ToolFormat:
@@ -117,16 +118,24 @@ class PromptBuilder:
         variables: dict[str, Any] | None,
         tools: list[dict[str, Any]] | None,
         grounds: Grounds,
+        param: str,
     ) -> str:
-        texts = [message.text(f"messages[{index}]") for index, message in enumerate(messages)]
-        if self._prompt_template is None:
-            at = _last_user(messages)
-            if at is not None and grounds.context:
-                texts[at] = _format(self._grounded, grounds, texts[at])
+        texts = [message.text(f"{param}[{index}]") for index, message in enumerate(messages)]
+        if self._prompt_template is not None:
+            if tools:
+                raise invalid("tools", "this server's MODEL_PROMPT_TEMPLATE has no place for tools")
+            return self._fill(messages, texts, grounds, param)
+        at = _last_user(messages)
+        if at is not None and grounds.context:
+            texts[at] = _format(self._grounded, grounds, texts[at])
+        try:
             return self._render(messages, texts, variables, tools)
-        if tools:
-            raise invalid("tools", "this server's MODEL_PROMPT_TEMPLATE has no place for tools")
-        return self._fill(messages, texts, grounds)
+        except TemplateError as error:
+            raise invalid(param, str(error)) from error
+        except TemplateBusyError as error:
+            raise unavailable(f"The server is at its limit: {error}.", "template_busy", 1) from error
+        except RecursionError as error:
+            raise invalid(param, "they, their tools or template variables are nested too deeply") from error
 
     def _render(
         self,
@@ -139,28 +148,23 @@ class PromptBuilder:
         for message, text in zip(messages, texts, strict=True):
             fields = {key: value for key, value in msgspec.to_builtins(message).items() if value is not None}
             plain.append({**fields, "content": text})
+        variables = self._cut_all(variables or {})
+        if not self._template.knows_tools:
+            return self._template.render(self._cut_all(as_text(plain, tools)), variables)
+        # Most templates write the arguments of earlier calls with `tojson`, some join them to other text.
+        parsed = with_parsed_arguments(plain)
         try:
-            variables = self._cut_all(variables or {})
-            if not self._template.knows_tools:
-                return self._template.render(self._cut_all(as_text(plain, tools)), variables)
-            # Most templates write the arguments of earlier calls with `tojson`, some join them to other text.
-            parsed = with_parsed_arguments(plain)
-            try:
-                return self._template.render(self._cut_all(parsed), variables, self._cut_all(tools))
-            except TemplateError:
-                if parsed == plain:
-                    raise
-                return self._template.render(self._cut_all(plain), variables, self._cut_all(tools))
-        except TemplateError as error:
-            raise invalid("messages", str(error)) from error
-        except RecursionError as error:
-            raise invalid("messages", "they, their tools or template variables are nested too deeply") from error
+            return self._template.render(self._cut_all(parsed), variables, self._cut_all(tools))
+        except TemplateError:
+            if parsed == plain:
+                raise
+            return self._template.render(self._cut_all(plain), variables, self._cut_all(tools))
 
-    def _fill(self, messages: list[Message], texts: list[str], grounds: Grounds) -> str:
+    def _fill(self, messages: list[Message], texts: list[str], grounds: Grounds, param: str) -> str:
         """Fill MODEL_PROMPT_TEMPLATE: {query} is the last user message, {context} the passages found, perhaps none."""
         at = _last_user(messages)
         if at is None:
-            raise invalid("messages", "a user message is needed to fill the prompt")
+            raise invalid(param, "a user message is needed to fill the prompt")
         cut = Grounds(self._cut(grounds.context), self._cut(grounds.sentence))
         return _format(self._prompt_template or "", cut, self._cut(texts[at]))
 
@@ -178,7 +182,7 @@ class PromptBuilder:
         """Put a cut behind the first character of every spelling of a control token."""
         return self._control.sub(lambda match: match[1] + _CUT, text) if self._control else text
 
-    def _check_length(self, text: str, param: str = "messages") -> None:
+    def _check_length(self, text: str, param: str) -> None:
         """Refuse, before it is tokenized, text that no tokenization makes short enough to leave room for an answer."""
         size = len(text.replace(_CUT, "").encode())
         least = -(-size // self._vocab.longest_token)

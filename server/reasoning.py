@@ -53,6 +53,16 @@ class ReasoningSplitter:
         self._starting = True  # nothing but white space since the last tag, or since the beginning
         self._over = False  # all further text is content
 
+    @property
+    def found(self) -> bool:
+        """True once there are thoughts."""
+        return self._closing is not None
+
+    @property
+    def over(self) -> bool:
+        """True once all further text is content."""
+        return self._over
+
     def feed(self, text: str) -> tuple[str, str]:
         """Take the next text; return (thoughts, content) that are certain now."""
         if self._over and not self._starting:

@@ -82,7 +82,6 @@ class ResponsesReply:
         self._id = f"resp_{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._items: list[_Item] = []
-        self._reasoning_tokens = 0
         self._finish_reason: str | None = None
         self._sequence = 0
 
@@ -154,21 +153,19 @@ class ResponsesReply:
             "input_tokens": answer.prompt_tokens,
             "input_tokens_details": {"cached_tokens": answer.cached_tokens},
             "output_tokens": answer.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": self._reasoning_tokens},
+            "output_tokens_details": {"reasoning_tokens": self._reader.reasoning_tokens},
             "total_tokens": answer.prompt_tokens + answer.completion_tokens,
         }
 
     def _advance(self, piece: Piece) -> Iterator[Event]:
         """Take a piece; yield what happens to the response by it."""
-        delta = self._reader.feed(piece.text, last=piece.finish_reason is not None)
+        delta = self._reader.feed(piece)
         if delta.reasoning_content:
             yield from self._add(REASONING, delta.reasoning_content)
         if delta.content:
             yield from self._add(MESSAGE, delta.content)
         for call in delta.tool_calls or ():
             yield from self._call(call)
-        if self._items and self._items[-1].kind == REASONING:
-            self._reasoning_tokens += len(piece.tokens)
         if piece.finish_reason is not None:
             self._finish_reason = piece.finish_reason
             if not self._items:

@@ -29,7 +29,8 @@ CHATML: Final = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
-#: How long a template may take, in seconds. Real ones take microseconds for each message.
+#: How long a template may take, and how long messages wait for it before, in seconds. Real ones take microseconds for
+#: each message.
 RENDER_SECONDS: Final = 5.0
 
 #: How long the process may take to start, Python and Jinja included, in seconds.
@@ -40,6 +41,10 @@ _PROGRAM: Final = Path(__file__).with_name("template_process.py")
 
 class TemplateError(Exception):
     """The template cannot be compiled, or it failed on these messages; the message says why."""
+
+
+class TemplateBusyError(Exception):
+    """Others' messages kept the template for so long that these had no turn; the message says so."""
 
 
 class _Rendered(msgspec.Struct):
@@ -79,23 +84,27 @@ class ChatTemplate:
 
         `messages` are dictionaries with `role`, `content` (text) and what else the request gave. `variables` are
         further template variables. `tools` are shown by templates that know them. Raises `TemplateError` if the
-        template fails, refuses the messages, or takes too long or too much memory.
+        template fails, refuses the messages, or takes too long or too much memory; `TemplateBusyError` if that befell
+        others in front for so long that these messages had no turn.
         """
         if not self._knows_developer:
             messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
         given = {"messages": messages, "tools": tools, "add_generation_prompt": True}
         values = {**(variables or {}), **self._constants, **given}
-        with self._lock:
-            try:
-                rendered = self._ask(values)
-            except OSError as error:
-                self._end()
-                late = isinstance(error, TimeoutError)
-                reason = f"takes more than {RENDER_SECONDS:g} s" if late else f"ended its process ({error})"
-                log.error("the chat template %s; its process was killed", reason)
-                raise TemplateError(f"the chat template {reason}") from error
-            except msgspec.MsgspecError as error:  # lone surrogates
-                raise TemplateError("the chat template writes what is not text") from error
+        if not self._lock.acquire(timeout=RENDER_SECONDS):
+            raise TemplateBusyError("other requests keep the chat template busy")
+        try:
+            rendered = self._ask(values)
+        except OSError as error:
+            self._end()
+            late = isinstance(error, TimeoutError)
+            reason = f"takes more than {RENDER_SECONDS:g} s" if late else f"ended its process ({error})"
+            log.error("the chat template %s; its process was killed", reason)
+            raise TemplateError(f"the chat template {reason}") from error
+        except msgspec.MsgspecError as error:  # lone surrogates
+            raise TemplateError("the chat template writes what is not text") from error
+        finally:
+            self._lock.release()
         if rendered.text is None:
             raise TemplateError(f"the chat template refuses these messages: {rendered.error}")
         return rendered.text

@@ -29,7 +29,7 @@ def create(service: Service, exchange: Exchange) -> Response:
         body.check()
         models.require(service, body.model)
         generate.check_count(loaded, body, 1, "messages")
-        tools = shown_tools(body.tools, body.tool_choice)
+        tools = shown_tools(body.form)
     exchange.messages = body.messages
 
     def build(grounds: Grounds) -> Tokens:
@@ -39,15 +39,7 @@ def create(service: Service, exchange: Exchange) -> Response:
         service, loaded, exchange, body.messages, body.knowledge, body.answer_limit, build
     )
     thoughts = generate.opened_thoughts(loaded, prompt)
-    structure = plan(
-        loaded.engine.constraints,
-        loaded.prompts.tool_format,
-        tools=body.tools,
-        choice=body.tool_choice,
-        parallel=body.parallel_tool_calls is not False,
-        response_format=body.response_format,
-        thoughts=thoughts,
-    )
+    structure = plan(loaded.engine.constraints, loaded.prompts.tool_format, body.form, thoughts)
     requests = generate.requests(
         service,
         loaded,

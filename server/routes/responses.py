@@ -13,7 +13,7 @@ from server.message import MessageReader
 from server.reasoning import ReasoningSplitter
 from server.responses_reply import ResponsesReply
 from server.routes import models
-from server.schema.responses import ResponsesRequest
+from server.schema.responses import NAMES, ResponsesRequest
 from server.service import Service
 from server.structured.plan import plan, shown_tools
 
@@ -29,20 +29,11 @@ def create(service: Service, exchange: Exchange) -> Response:
         models.require(service, body.model)
         generate.check_count(loaded, body, 1, "input")
         messages = body.messages()
-        tools = shown_tools(body.chat_tools, body.chat_choice)
+        tools = shown_tools(body.form)
     exchange.messages = messages
-    prompt = loaded.prompts.chat(messages, body.template_variables, exchange.timings, tools)
+    prompt = loaded.prompts.chat(messages, body.template_variables, exchange.timings, tools, param=NAMES.messages)
     thoughts = generate.opened_thoughts(loaded, prompt)
-    structure = plan(
-        loaded.engine.constraints,
-        loaded.prompts.tool_format,
-        tools=body.chat_tools,
-        choice=body.chat_choice,
-        parallel=body.parallel_tool_calls is not False,
-        response_format=body.response_format,
-        thoughts=thoughts,
-        schema_param="text.format.schema",
-    )
+    structure = plan(loaded.engine.constraints, loaded.prompts.tool_format, body.form, thoughts)
     requests = generate.requests(
         service,
         loaded,
@@ -52,7 +43,7 @@ def create(service: Service, exchange: Exchange) -> Response:
         max_tokens=body.max_output_tokens,
         logprobs=None,
         structure=structure,
-        param="input",
+        param=NAMES.messages,
     )
     answer = Answer(service, loaded, exchange, requests)
     reader = MessageReader(ReasoningSplitter(thoughts), structure.reader())

@@ -39,6 +39,12 @@ class PromptTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int
 
 
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    """Of the generated tokens, those of a reasoning model's thoughts, tags included."""
+
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct, frozen=True):
     """OpenAI's token counts."""
 
@@ -46,12 +52,14 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
 
     @classmethod
-    def of(cls, counts: TokenCounts) -> Usage:
-        """Return the counts of a finished answer."""
+    def of(cls, counts: TokenCounts, reasoning_tokens: int | None = None) -> Usage:
+        """Return the counts of a finished answer; `reasoning_tokens` is None where thoughts are not told apart."""
         prompt, completion = counts.prompt_tokens, counts.completion_tokens
-        return cls(prompt, completion, prompt + completion, PromptTokensDetails(counts.cached_tokens))
+        details = UNSET if reasoning_tokens is None else CompletionTokensDetails(reasoning_tokens)
+        return cls(prompt, completion, prompt + completion, PromptTokensDetails(counts.cached_tokens), details)
 
 
 class TimingsBody(msgspec.Struct, frozen=True):

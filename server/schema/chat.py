@@ -15,7 +15,7 @@ from engine.request import MAX_LOGPROBS
 from server.errors import ApiError, invalid
 from server.schema.knowledge import KnowledgeOptions
 from server.schema.sampling import Count, SamplingFields, unsupported
-from server.schema.tools import ResponseFormat, Tool, ToolChoice
+from server.schema.tools import AnswerForm, ResponseFormat, Tool, ToolChoice
 
 
 class ContentPart(msgspec.Struct, frozen=True):
@@ -119,6 +119,11 @@ class ChatRequest(SamplingFields, kw_only=True, frozen=True):
     def alternatives(self) -> int | None:
         """Alternatives wanted per token; None if log probabilities were not asked for."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def form(self) -> AnswerForm:
+        """What it says of the form of the answer."""
+        return AnswerForm(self.tools, self.tool_choice, self.parallel_tool_calls is not False, self.response_format)
 
     @property
     def template_variables(self) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from server.schema.chat import FunctionCall, Message, ToolCall
 from server.schema.sampling import Count, SamplingFields, unsupported
 from server.schema.tools import (
     AllowedTools,
+    AnswerForm,
+    FieldNames,
     FunctionDefinition,
     FunctionName,
     JsonSchema,
@@ -28,6 +30,9 @@ from server.schema.tools import (
 
 #: Types of content parts that hold text.
 TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
+
+#: What these requests call the fields that errors name.
+NAMES = FieldNames("input", "text.format.schema", "")
 
 
 class InputPart(msgspec.Struct, frozen=True):
@@ -185,26 +190,22 @@ class ResponsesRequest(SamplingFields, kw_only=True, frozen=True):
         return first + _with_calls_joined([message for message in items if message is not None])
 
     @property
-    def chat_tools(self) -> list[Tool]:
-        """The tools as chat has them."""
-        return [tool.tool for tool in self.tools or ()]
-
-    @property
-    def chat_choice(self) -> str | ToolChoice | None:
-        """The choice of tools as chat has it."""
+    def form(self) -> AnswerForm:
+        """What it says of the form of the answer."""
         choice = self.tool_choice
-        return choice.choice if isinstance(choice, ResponseToolChoice) else choice
+        text = self.text_format
+        return AnswerForm(
+            tools=[tool.tool for tool in self.tools or ()],
+            choice=choice.choice if isinstance(choice, ResponseToolChoice) else choice,
+            parallel=self.parallel_tool_calls is not False,
+            response_format=ResponseFormat(text.type, JsonSchema(schema=text.schema)),
+            names=NAMES,
+        )
 
     @property
     def text_format(self) -> TextFormat:
         """The form that the text must have."""
         return (self.text and self.text.format) or TextFormat("text")
-
-    @property
-    def response_format(self) -> ResponseFormat:
-        """The same as chat has it."""
-        form = self.text_format
-        return ResponseFormat(form.type, JsonSchema(schema=form.schema))
 
     @property
     def template_variables(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class SamplingFields(msgspec.Struct, kw_only=True, frozen=True):
     def check(self) -> None:
         """Raise `ApiError` for combinations and features that are not supported."""
         if self.grammar:
-            raise unsupported("grammar", "GBNF grammars are not supported; response_format takes a JSON schema")
+            raise unsupported("grammar", "GBNF grammars are not supported")
 
     @property
     def choices(self) -> int:

@@ -1,11 +1,11 @@
 """The fields of a chat request that say what form the answer has: `tools`, `tool_choice`, `response_format`.
 
-Knows OpenAI's JSON of them; what they mean is `server.structured.plan`'s business.
+Knows OpenAI's JSON of them, and what other routes call the same; what they mean is `server.structured.plan`'s business.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -73,3 +73,23 @@ class ResponseFormat(msgspec.Struct, frozen=True):
     type: str
     json_schema: JsonSchema | None = None
     regex: str | None = None
+
+
+class FieldNames(NamedTuple):
+    """What a route calls the fields that errors name. The defaults are chat's."""
+
+    messages: str = "messages"
+    schema: str = "response_format.json_schema.schema"
+    function: str = ".function"
+    """Where in a tool its function's fields are; empty if they are the tool's own."""
+
+
+class AnswerForm(NamedTuple):
+    """All that a request says of the form of its answer, as chat has it."""
+
+    tools: list[Tool] | None = None
+    choice: str | ToolChoice | None = None
+    parallel: bool = True
+    """Whether more than one call may be made."""
+    response_format: ResponseFormat | None = None
+    names: FieldNames = FieldNames()

@@ -14,7 +14,7 @@ import msgspec
 
 from engine import Constraint, Constraints, InvalidRequest
 from server.errors import invalid, missing
-from server.schema.tools import FunctionDefinition, JsonSchema, ResponseFormat, Tool, ToolChoice
+from server.schema.tools import AnswerForm, FunctionDefinition, JsonSchema, ResponseFormat, ToolChoice
 from server.structured import grammar
 from server.structured.formats import ToolFormat
 from server.structured.limits import check_size
@@ -25,9 +25,6 @@ MAX_TOOLS: Final = 128
 
 #: Longest regular expression, in characters.
 MAX_REGEX: Final = 10_000
-
-#: Where chat has the schema of an answer.
-SCHEMA_PARAM: Final = "response_format.json_schema.schema"
 
 #: Arguments of a function without parameters.
 _NO_ARGUMENTS: Final[dict[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -48,53 +45,50 @@ class Structure:
 ANY_TEXT: Final = Structure()
 
 
-def plan(
-    constraints: Constraints,
-    form: ToolFormat,
-    *,
-    tools: list[Tool] | None,
-    choice: str | ToolChoice | None,
-    parallel: bool,
-    response_format: ResponseFormat | None,
-    thoughts: str | None = None,
-    schema_param: str = SCHEMA_PARAM,
-) -> Structure:
-    """Return the form that a chat request asks for. Raises `ApiError` for what cannot be done, naming the parameter.
+def plan(constraints: Constraints, calls: ToolFormat, form: AnswerForm, thoughts: str | None = None) -> Structure:
+    """Return the form that a request asks for. Raises `ApiError` for what cannot be done, naming the parameter.
 
-    `form` is how the model writes calls. `thoughts` is the tag that ends the thoughts that the prompt has opened; the
-    form applies behind it. `schema_param` is what errors about the answer's schema name.
+    `calls` is how the model writes calls. `thoughts` is the tag that ends the thoughts that the prompt has opened; the
+    form applies behind it.
     """
-    rule = None if response_format is None else answer_rule(response_format, schema_param)
-    functions = _functions(tools or [])
-    required, callable_ = _choose(choice, functions)
+    response_format, names = form.response_format, form.names
+    rule = None if response_format is None else answer_rule(response_format, names.schema)
+    functions = _functions(form)
+    required, callable_ = _choose(form.choice, functions)
     if not callable_:
         if rule is None:
             return ANY_TEXT
         source = grammar.answer(rule, constraints.special, thoughts)
-        return Structure(_compile(constraints, source, _param(response_format, schema_param)))
+        return Structure(_compile(constraints, source, _param(response_format, names.schema)))
     schemas = {name: function.parameters or _NO_ARGUMENTS for name, function in callable_.items()}
     check_size(list(schemas.values()), "tools")
     for index, name in enumerate(functions):
         if name in schemas:
-            param = f"tools[{index}].function.parameters"
+            param = f"tools[{index}]{names.function}.parameters"
             if schemas[name].get("type") != "object":
                 raise invalid(param, "the schema of arguments needs the type 'object'")
             _compile(constraints, grammar.answer(grammar.json_rule(schemas[name]), constraints.special), param)
     source = grammar.tool_calls(
-        form, schemas, constraints.special, required=required, parallel=parallel, otherwise=rule, thoughts=thoughts
+        calls,
+        schemas,
+        constraints.special,
+        required=required,
+        parallel=form.parallel,
+        otherwise=rule,
+        thoughts=thoughts,
     )
-    markers = (constraints.special(text) for text in (form.trigger, form.between))
+    markers = (constraints.special(text) for text in (calls.trigger, calls.between))
     return Structure(
         constraint=_compile(constraints, source, "tools"),
         visible=frozenset(token for token in markers if token is not None),
-        reader=lambda: ToolCallReader(form, schemas),
+        reader=lambda: ToolCallReader(calls, schemas),
     )
 
 
-def shown_tools(tools: list[Tool] | None, choice: str | ToolChoice | None) -> list[dict[str, Any]] | None:
+def shown_tools(form: AnswerForm) -> list[dict[str, Any]] | None:
     """Return what the prompt says of tools; None where none may be called. Raises `ApiError` as `plan` does."""
-    functions = _functions(tools or [])
-    _, callable_ = _choose(choice, functions)
+    functions = _functions(form)
+    _, callable_ = _choose(form.choice, functions)
     if not callable_:
         return None
     return [{"type": "function", "function": msgspec.to_builtins(function)} for function in functions.values()]
@@ -134,8 +128,9 @@ def _regex_rule(regex: str | None) -> str:
     return grammar.regex_rule(regex)
 
 
-def _functions(tools: list[Tool]) -> dict[str, FunctionDefinition]:
+def _functions(form: AnswerForm) -> dict[str, FunctionDefinition]:
     """Return the functions by name, in their order."""
+    tools, place = form.tools or [], form.names.function
     if len(tools) > MAX_TOOLS:
         raise invalid("tools", f"there are {len(tools)} tools; at most {MAX_TOOLS} are supported")
     functions: dict[str, FunctionDefinition] = {}
@@ -145,10 +140,9 @@ def _functions(tools: list[Tool]) -> dict[str, FunctionDefinition]:
                 f"tools[{index}].type", f"{tool.type!r} is not supported, only 'function'", "unsupported_value"
             )
         if tool.function is None:
-            param = f"tools[{index}].function"
-            raise missing(param)
+            raise missing(f"tools[{index}]{place or '.name'}")
         if tool.function.name in functions:
-            raise invalid(f"tools[{index}].function.name", f"there are two functions named {tool.function.name!r}")
+            raise invalid(f"tools[{index}]{place}.name", f"there are two functions named {tool.function.name!r}")
         functions[tool.function.name] = tool.function
     return functions
 
@@ -174,9 +168,7 @@ def _choose(
         if required and not chosen:
             raise invalid("tool_choice", "there are no tools to choose from")
         return required, {name: function for name, function in functions.items() if name in chosen}
-    raise invalid(
-        "tool_choice", "an object is {'type': 'function', 'function': {'name': ...}} or of the type 'allowed_tools'"
-    )
+    raise invalid("tool_choice", "an object is of the type 'function' and names one, or of the type 'allowed_tools'")
 
 
 def _known(names: list[str], functions: Mapping[str, FunctionDefinition]) -> list[str]:

@@ -127,3 +127,13 @@ def test_text_that_cannot_fit_is_refused_before_any_work(vocab_model: Model) -> 
         PromptBuilder(vocab_model.vocab, ChatTemplate("{{ extra }}", "", ""), None, 10).chat(
             [Message("user", "x")], {"extra": "a" * 10_000}, Timings()
         )
+
+
+def test_errors_name_the_field_that_the_messages_came_in(vocab_model: Model) -> None:
+    refusing = ChatTemplate("{{ raise_exception('no') }}", "", "")
+    filled = PromptBuilder(vocab_model.vocab, refusing, "{context}{query}", CONTEXT)
+    for prompts in (PromptBuilder(vocab_model.vocab, refusing, None, CONTEXT), filled):
+        with pytest.raises(ApiError) as refused:
+            prompts.chat([Message("system", "x")], None, Timings(), param="input")
+        assert refused.value.body.error.param == "input"
+    refusing.close()

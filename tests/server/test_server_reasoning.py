@@ -1,6 +1,7 @@
 """Thoughts and answers: told apart in any cut of the text, and by a real model that has been shown the tags."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -105,6 +106,28 @@ def test_thoughts_stay_in_the_content_if_asked_to(client: openai.OpenAI) -> None
     assert ask(client, PATTERN, reasoning_format="none") == (None, "<think>The sum is four.</think>It is 4.")
 
 
+def test_tokens_of_thoughts_are_counted(client: openai.OpenAI) -> None:
+    fields: dict[str, Any] = {
+        "model": "rusty_llm",
+        "messages": [{"role": "user", "content": PATTERN}],
+        "temperature": 0,
+        "max_tokens": 40,
+        "stop": "\n",
+    }
+    plain = client.chat.completions.create(**fields, logprobs=True, extra_body={"reasoning_format": "none"})
+    assert plain.choices[0].logprobs is not None and plain.choices[0].logprobs.content is not None
+    texts = [entry.token for entry in plain.choices[0].logprobs.content]
+    expected = next(n for n in range(len(texts)) if "</think>" in "".join(texts[:n]))
+    whole = client.chat.completions.create(**fields)
+    *_, last = client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True})
+    for usage, count in ((plain.usage, 0), (whole.usage, expected), (last.usage, expected)):
+        assert usage is not None and usage.completion_tokens_details is not None
+        assert usage.completion_tokens_details.reasoning_tokens == count
+    response = client.responses.create(model="rusty_llm", input=PATTERN, temperature=0, max_output_tokens=40,
+                                       extra_body={"stop": "\n"})  # fmt: skip
+    assert response.usage is not None and response.usage.output_tokens_details.reasoning_tokens == expected
+
+
 def test_an_answer_that_ends_in_its_thoughts(client: openai.OpenAI) -> None:
     thoughts, content = ask(client, PATTERN, max_tokens=4)
     assert thoughts and "The sum is four.".startswith(thoughts)
@@ -128,5 +151,3 @@ def test_thoughts_are_an_item_of_a_response(client: openai.OpenAI) -> None:
     assert final.type == "response.completed"
     assert [item.type for item in final.response.output] == ["reasoning", "message"]
     assert final.response.output_text == "It is 4."
-    usage = final.response.usage
-    assert usage is not None and 0 < usage.output_tokens_details.reasoning_tokens < usage.output_tokens

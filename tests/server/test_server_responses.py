@@ -183,7 +183,13 @@ def test_a_streamed_call(client: openai.OpenAI) -> None:
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"max_tokens": 5}, "max_tokens"),
         ({"n": 2}, "n"),
+        ({"input": "word " * 1500}, "input"),
+        ({"input": "a" * 1_000_000}, "input"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"tools": [WEATHER, WEATHER]}, "tools[1].name"),
+        ({"tools": [{**WEATHER, "parameters": {"type": "string"}}]}, "tools[0].parameters"),
+        ({"tools": [{**WEATHER, "parameters": {"type": "object", "not": {}}}]}, "tools[0].parameters"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "other"}}, "tool_choice"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         ({"text": {"format": {"type": "json_schema", "schema": {"type": 1}}}}, "text.format.schema"),
@@ -193,6 +199,7 @@ def test_what_is_refused_names_the_parameter(server: ServerProcess, fields: dict
     answer = server.post("/v1/responses", {"input": "x", "max_output_tokens": 1, **fields})
     assert answer.status == 400
     assert answer.error["param"] == param
+    assert "messages" not in answer.error["message"]
 
 
 def test_what_is_accepted_and_changes_nothing(client: openai.OpenAI) -> None:

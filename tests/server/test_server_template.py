@@ -3,12 +3,18 @@
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from engine import Timings
+from llama_native import Model
 from server import template
+from server.errors import ApiError
+from server.prompt import PromptBuilder
+from server.schema.chat import Message
 from server.template import ChatTemplate, TemplateError
 
 #: A template that computes until it is stopped.
@@ -90,6 +96,26 @@ def test_a_template_that_computes_for_ever_is_stopped_and_others_go_on(
         with pytest.raises(TemplateError, match="takes more than 1 s"):
             chat.render(MESSAGES)
         assert chat.render(MESSAGES, {"stay": True}) == "hi"
+
+
+def test_messages_do_not_wait_for_ever_behind_others(monkeypatch: pytest.MonkeyPatch, vocab_model: Model) -> None:
+    monkeypatch.setattr(template, "RENDER_SECONDS", 0.5)
+    chat = ChatTemplate("{% if stay %}hi{% else %}" + ENDLESS + "{% endif %}", "", "")
+    prompts = PromptBuilder(vocab_model.vocab, chat, None, 1000)
+    together = threading.Barrier(6)
+
+    def status(_: int) -> int:
+        together.wait()
+        with pytest.raises(ApiError) as refused:
+            prompts.chat([Message("user", "hi")], None, Timings())
+        if refused.value.status == 503:
+            assert refused.value.body.error.code == "template_busy"
+            assert dict(refused.value.headers)["Retry-After"] == "1"
+        return refused.value.status
+
+    with closing(prompts), ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(status, range(6))) == {400, 503}
+        assert prompts.text([Message("user", "hi")], {"stay": True}) == "hi"
 
 
 def test_a_process_that_is_killed_is_replaced() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from engine import Constraint, Constraints
 from llama_native import Model
-from server.schema.tools import Tool
+from server.schema.tools import AnswerForm, Tool
 from server.structured import grammar
 from server.structured.formats import HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS, ToolFormat
 from server.structured.one_of import rewritten
@@ -58,7 +58,7 @@ def takes(constraint: Constraint | None, model: Model, text: str) -> str:
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 def test_calls_beside_text(constraints: Constraints, vocab_model: Model, form: ToolFormat) -> None:
-    structure = plan(constraints, form, tools=TOOLS, choice="auto", parallel=True, response_format=None)
+    structure = plan(constraints, form, AnswerForm(TOOLS, "auto"))
     call, other = form.call("weather", PARIS), form.call("time", "{}")
     more = "end" if form is MISTRAL else "yes"
     expected = {
@@ -78,7 +78,7 @@ def test_calls_beside_text(constraints: Constraints, vocab_model: Model, form: T
 
 
 def test_what_begins_like_a_bare_call_is_one(constraints: Constraints, vocab_model: Model) -> None:
-    structure = plan(constraints, LLAMA3, tools=TOOLS, choice=None, parallel=True, response_format=None)
+    structure = plan(constraints, LLAMA3, AnswerForm(TOOLS))
     assert takes(structure.constraint, vocab_model, '{"name": "Bob"}') == "no"
     assert takes(structure.constraint, vocab_model, '{"name": "weather", "parameters": ') == "begin"
     assert takes(structure.constraint, vocab_model, '{"names": []}') == "yes"
@@ -88,7 +88,7 @@ def test_what_begins_like_a_bare_call_is_one(constraints: Constraints, vocab_mod
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 @pytest.mark.parametrize("parallel", [True, False])
 def test_required_calls(constraints: Constraints, vocab_model: Model, form: ToolFormat, parallel: bool) -> None:
-    structure = plan(constraints, form, tools=TOOLS, choice="required", parallel=parallel, response_format=None)
+    structure = plan(constraints, form, AnswerForm(TOOLS, "required", parallel))
     call = form.begin + form.call("weather", PARIS)
     assert takes(structure.constraint, vocab_model, "Hello") == "no"
     assert takes(structure.constraint, vocab_model, "") == "begin"
@@ -106,7 +106,7 @@ def test_control_tokens_around_the_name(constraints: Constraints, vocab_model: M
     form = ToolFormat("test", "<|im_start|>", "<|im_start|>", "<|im_start|>", "", between="<file_sep>")
     tokens = [constraints.special(text) for text in (form.trigger, form.between)]
     assert None not in tokens
-    structure = plan(constraints, form, tools=TOOLS, choice="auto", parallel=True, response_format=None)
+    structure = plan(constraints, form, AnswerForm(TOOLS, "auto"))
     assert structure.visible == set(tokens)
     call = form.begin + form.call("weather", PARIS)
     for text, answer in {
@@ -122,7 +122,7 @@ def test_control_tokens_around_the_name(constraints: Constraints, vocab_model: M
 def test_a_trigger_that_is_a_control_token(constraints: Constraints, vocab_model: Model) -> None:
     """As <|python_tag|> and [TOOL_CALLS] are in the vocabularies of their models; here another one stands for them."""
     form = ToolFormat("test", "<|im_start|>", "<|im_start|>", "; ", "", "parameters", bare=True)
-    structure = plan(constraints, form, tools=TOOLS, choice="auto", parallel=True, response_format=None)
+    structure = plan(constraints, form, AnswerForm(TOOLS, "auto"))
     assert structure.visible == {1}
     call = form.call("weather", PARIS)
     for text, answer in {f"Hi <|im_start|>{call}": "yes", call: "yes", "<|im_start|>x": "no", "Hi": "yes"}.items():

@@ -15,6 +15,7 @@ from werkzeug.wrappers import Request
 
 from engine import clock
 from server.errors import ApiError, ClientGoneError, from_validation
+from server.exchange import Exchange
 
 T = TypeVar("T")
 
@@ -25,11 +26,12 @@ LINGER: Final = 5.0
 QUIET: Final = 0.5
 
 
-def read_json(request: Request, decoder: msgspec.json.Decoder[T], max_bytes: int) -> T:
-    """Return the body decoded and validated by `decoder`.
+def read_json(exchange: Exchange, decoder: msgspec.json.Decoder[T], max_bytes: int) -> T:
+    """Return the body decoded and validated by `decoder`; `exchange` learns its size.
 
     Raises `ApiError` (400, 408, 413, 415), and `ClientGoneError` if the body breaks off.
     """
+    request = exchange.request
     _check_content_type(request)
     try:
         data = _read(request, max_bytes)
@@ -39,6 +41,7 @@ def read_json(request: Request, decoder: msgspec.json.Decoder[T], max_bytes: int
         raise ApiError(400, f"The request body is not framed properly: {error}", code="malformed_http") from error
     except OSError as error:
         raise ClientGoneError from error
+    exchange.body_bytes = len(data)
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:

@@ -40,6 +40,8 @@ class Exchange:
         #: The pattern of the route that answers; bounded, so it can be a metric label.
         self.route = "unmatched"
         self.status = 0
+        #: Size of the request's body, once it was read.
+        self.body_bytes = 0
         self.finish_reason: str | None = None
         self.prompt_tokens = 0
         self.cached_tokens = 0

@@ -30,6 +30,7 @@ from server.metrics import Metrics
 from server.prompt import PromptBuilder
 from server.reasoning import tag_tokens
 from server.template import CHATML, ChatTemplate, TemplateError
+from server.turns import Turns
 from server.vitals import Ending, Vitals
 from server.watchdog import Watchdog, patience
 
@@ -48,6 +49,8 @@ class Loaded:
     prompts: PromptBuilder
     embedder: Embedder | None
     """The embedding model; None if EMBEDDING_MODEL does not exist."""
+    turns: Turns
+    """Who may prepare a prompt or vectors now."""
     created: int
     """When the model was loaded, in seconds since the epoch."""
     tag_tokens: frozenset[int]
@@ -273,7 +276,8 @@ class Service:
             "one pool" if plan.unified else "streams",
             "on" if plan.flash_attention else "off",
         )
-        return Loaded(model, engine, prompts, embedder, int(time.time()), tag_tokens(vocab))
+        turns = Turns(min(engine.most_at_once, config.http_workers))
+        return Loaded(model, engine, prompts, embedder, turns, int(time.time()), tag_tokens(vocab))
 
     def _on_progress(self, share: float) -> bool:
         self.progress = share

@@ -25,7 +25,7 @@ def create(service: Service, exchange: Exchange) -> Response:
     """Answer a chat completion request."""
     loaded = service.loaded()
     with exchange.timings.phase("parse"):
-        body = read_json(exchange.request, _decoder, service.config.max_body_bytes)
+        body = read_json(exchange, _decoder, service.config.max_body_bytes)
         body.check()
         models.require(service, body.model)
         generate.check_count(loaded, body, 1, "messages")
@@ -33,7 +33,8 @@ def create(service: Service, exchange: Exchange) -> Response:
     exchange.messages = body.messages
 
     def build(grounds: Grounds) -> Tokens:
-        return loaded.prompts.chat(body.messages, body.template_variables, exchange.timings, tools, grounds)
+        with loaded.turns.take(exchange.body_bytes):
+            return loaded.prompts.chat(body.messages, body.template_variables, exchange.timings, tools, grounds)
 
     prompt, citations = grounding.prompt(
         service, loaded, exchange, body.messages, body.knowledge, body.answer_limit, build

@@ -25,11 +25,12 @@ def create(service: Service, exchange: Exchange) -> Response:
     """Answer a completion request."""
     loaded = service.loaded()
     with exchange.timings.phase("parse"):
-        body = read_json(exchange.request, _decoder, service.config.max_body_bytes)
+        body = read_json(exchange, _decoder, service.config.max_body_bytes)
         body.check()
         models.require(service, body.model)
     generate.check_count(loaded, body, len(body.prompts), "prompt")
-    prompts = [_tokens(loaded, prompt, exchange.timings) for prompt in body.prompts]
+    with loaded.turns.take(exchange.body_bytes):
+        prompts = [_tokens(loaded, prompt, exchange.timings) for prompt in body.prompts]
     requests = generate.requests(
         service,
         loaded,

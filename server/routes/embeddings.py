@@ -30,11 +30,11 @@ def create(service: Service, exchange: Exchange) -> Response:
     """Embed texts or token ids."""
     embedder = _embedder(service)
     with exchange.timings.phase("parse"):
-        body = read_json(exchange.request, _decoder, service.config.max_body_bytes)
+        body = read_json(exchange, _decoder, service.config.max_body_bytes)
         models.require_embedding(service, body.model)
         if body.dimensions not in (None, embedder.dimensions):
             raise invalid("dimensions", f"this model's vectors have {embedder.dimensions} dimensions, no fewer or more")
-    with exchange.timings.phase("tokenize"):
+    with service.loaded().turns.take(exchange.body_bytes), exchange.timings.phase("tokenize"):
         inputs = [_tokens(item, index, embedder) for index, item in enumerate(body.inputs)]
     service.take_slot()
     try:

@@ -24,14 +24,15 @@ def create(service: Service, exchange: Exchange) -> Response:
     """Answer a Responses request."""
     loaded = service.loaded()
     with exchange.timings.phase("parse"):
-        body = read_json(exchange.request, _decoder, service.config.max_body_bytes)
+        body = read_json(exchange, _decoder, service.config.max_body_bytes)
         body.check()
         models.require(service, body.model)
         generate.check_count(loaded, body, 1, "input")
         messages = body.messages()
         tools = shown_tools(body.form)
     exchange.messages = messages
-    prompt = loaded.prompts.chat(messages, body.template_variables, exchange.timings, tools, param=NAMES.messages)
+    with loaded.turns.take(exchange.body_bytes):
+        prompt = loaded.prompts.chat(messages, body.template_variables, exchange.timings, tools, param=NAMES.messages)
     thoughts = generate.opened_thoughts(loaded, prompt)
     structure = plan(loaded.engine.constraints, loaded.prompts.tool_format, body.form, thoughts)
     requests = generate.requests(

@@ -33,28 +33,30 @@ _apply_template = msgspec.json.Decoder(ApplyTemplateRequest)
 
 def tokenize(service: Service, exchange: Exchange) -> Response:
     """Turn text into the model's tokens."""
-    vocab = service.loaded().vocab
-    timings = exchange.timings
-    with timings.phase("parse"):
-        body = read_json(exchange.request, _tokenize, service.config.max_body_bytes)
+    loaded = service.loaded()
+    vocab = loaded.vocab
+    with exchange.timings.phase("parse"):
+        body = read_json(exchange, _tokenize, service.config.max_body_bytes)
     parts = [body.content] if isinstance(body.content, str) else body.content
-    with timings.phase("tokenize"):
+    with loaded.turns.take(exchange.body_bytes), exchange.timings.phase("tokenize"):
         tokens = _tokens(
             parts, vocab, add_special=bool(body.add_special), parse_special=body.parse_special is not False
         )
-    if not body.with_pieces:
-        return exchange.json(TokenizeBody(list(tokens)))
-    return exchange.json(TokenizeBody([TokenPiece(token, _piece(vocab.token_bytes(token, True))) for token in tokens]))
+        if not body.with_pieces:
+            return exchange.json(TokenizeBody(list(tokens)))
+        pieces: list[int | TokenPiece] = [TokenPiece(token, _piece(vocab.token_bytes(token, True))) for token in tokens]
+        return exchange.json(TokenizeBody(pieces))
 
 
 def detokenize(service: Service, exchange: Exchange) -> Response:
     """Turn the model's tokens into text."""
-    vocab = service.loaded().vocab
+    loaded = service.loaded()
+    vocab = loaded.vocab
     with exchange.timings.phase("parse"):
-        body = read_json(exchange.request, _detokenize, service.config.max_body_bytes)
-    for index, token in enumerate(body.tokens):
-        check_token(token, vocab, f"tokens[{index}]")
-    with exchange.timings.phase("detokenize"):
+        body = read_json(exchange, _detokenize, service.config.max_body_bytes)
+    with loaded.turns.take(exchange.body_bytes), exchange.timings.phase("detokenize"):
+        for index, token in enumerate(body.tokens):
+            check_token(token, vocab, f"tokens[{index}]")
         content = b"".join(vocab.token_bytes(token, True) for token in body.tokens)
     return exchange.json(DetokenizeBody(content.decode("utf-8", "replace")))
 
@@ -63,9 +65,9 @@ def apply_template(service: Service, exchange: Exchange) -> Response:
     """Write a conversation as the prompt that the model would get."""
     loaded = service.loaded()
     with exchange.timings.phase("parse"):
-        body = read_json(exchange.request, _apply_template, service.config.max_body_bytes)
+        body = read_json(exchange, _apply_template, service.config.max_body_bytes)
         models.require(service, body.model)
-    with exchange.timings.phase("template"):
+    with loaded.turns.take(exchange.body_bytes), exchange.timings.phase("template"):
         prompt = loaded.prompts.text(body.messages, body.chat_template_kwargs)
     return exchange.json(ApplyTemplateBody(prompt))
 

@@ -54,7 +54,7 @@ class Peer:
 def ours(common: Common, environment: dict[str, str] | None = None, name: str = "lucid") -> Peer:
     """`python -m server` with its own choices; no knowledge, so that prompts are the same as everyone's.
 
-    `environment` sets further configuration variables.
+    As many requests may wait as come, as with the others. `environment` sets further configuration variables.
     """
 
     def start() -> ServerProcess:
@@ -65,6 +65,7 @@ def ours(common: Common, environment: dict[str, str] | None = None, name: str = 
             "MODEL_PARALLEL": str(common.slots),
             "MODEL_CONTEXT": str(common.slot_context),
             "KNOWLEDGE_MODE": "off",
+            "QUEUE_LIMIT": "1000",
             "HTTP_ADDRESS": f"127.0.0.1:{port}",
             "PROMETHEUS_HTTP_ADDRESS": f"127.0.0.1:{free_port()}",
             "PYTHONPATH": str(_ROOT),

@@ -126,7 +126,7 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
         threads_batch=threads,
         step_seconds=settings.step_ms / 1000 or STEP_SECONDS,
         largest_chunk=LARGEST_CHUNK,
-        max_queue=settings.max_queue,
+        max_queue=parallel if settings.max_queue is None else settings.max_queue,
         queue_timeout=settings.queue_timeout,
     )
     context_params(plan).check(model)  # before seconds are spent on measuring

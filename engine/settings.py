@@ -53,14 +53,14 @@ class EngineSettings:
     """Type of the cached keys and values: f16, bf16, f32, q8_0, q4_0, ..."""
     calibrate: bool = True
     """Measure what is left to measurement at first start; otherwise take documented defaults."""
-    max_queue: int = 64
-    """Requests that may wait for a sequence; more are refused at once."""
+    max_queue: int | None = 64
+    """Requests that may wait for a sequence; more are refused at once. None is as many as there are sequences."""
     queue_timeout: float = 60.0
     """Longest time a request waits for a sequence, in seconds."""
 
     def __post_init__(self) -> None:
         for name in ("parallel", "context", "threads", "step_ms", "max_queue", "kv_cells"):
-            value = getattr(self, name)
+            value = getattr(self, name) or 0
             if not 0 <= value < 2**31:
                 raise InvalidRequest(name, f"{name} must be a number from 0 to {2**31 - 1}, not {value}")
         if 0 < self.context < SMALLEST_CONTEXT:

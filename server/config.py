@@ -288,11 +288,12 @@ class Config:
         Address, Variable(kinds.ADDRESS, "127.0.0.1:8081", "Where GET /metrics listens, in a thread of its own.")
     ]
     queue_limit: Annotated[
-        int,
+        int | None,
         Variable(
             kinds.integer(0),
-            "64",
-            "Requests that may wait for a free sequence; one more is answered 503 with Retry-After.",
+            "",
+            "Requests that may wait for a free sequence; one more is answered 503 with Retry-After. Unset: as many as "
+            "there are sequences.",
         ),
     ]
     queue_timeout: Annotated[

@@ -124,8 +124,9 @@ class Service:
         if not self.slots.acquire(blocking=False):
             return True
         self.slots.release()
-        stats = self.loaded().engine.stats()
-        return stats.waiting >= self.config.queue_limit + stats.sequences - stats.running
+        engine = self.loaded().engine
+        stats = engine.stats()
+        return stats.waiting >= engine.plan.max_queue + stats.sequences - stats.running
 
     @property
     def engine_failed(self) -> bool:

@@ -118,10 +118,12 @@ class Overload:
             if outcome.kind == "answered":
                 self._count(tally, ask, found)
             elif outcome.kind in ("refused", "late"):
-                tally.late += outcome.kind == "late"
-                tally.seen.open_generations += outcome.kind == "late"
-                tally.refusals.append(found.seconds)
-                tally.retry_after.append(outcome.retry_after)
+                if outcome.kind == "late":
+                    tally.late += 1
+                    tally.seen.open_generations += 1
+                else:
+                    tally.refusals.append(found.seconds)
+                    tally.retry_after.append(outcome.retry_after)
                 wait = outcome.retry_after * (1 + random.random())
                 await asyncio.sleep(min(wait, max(0.0, until - time.perf_counter())))
             else:

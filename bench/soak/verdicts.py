@@ -60,7 +60,7 @@ def of_overload(few: overload.Tally, many: overload.Tally, disagreements: Sequen
     yield _none("hangs", [*few.hung, *many.hung])
     yield Verdict("free answers the same as alone", f"{few.same + many.same} of {few.known + many.known}")
     yield Verdict("requests refused", len(many.refusals))
-    yield Verdict("of them only after QUEUE_TIMEOUT", many.late, "0", not many.late)
+    yield Verdict("accepted, then refused after QUEUE_TIMEOUT", many.late, "0", not many.late)
     if many.refusals:
         yield Verdict("refused after ms, p50", 1e3 * quantile(many.refusals, 0.5))
         yield _at_most("refused after ms, p95", 1e3 * quantile(many.refusals, 0.95), 1e3 * REFUSAL)

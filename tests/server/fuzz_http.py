@@ -269,7 +269,7 @@ def fuzz(
 def start(log: Path) -> ServerProcess:
     """Start a server on which valid requests are cheap."""
     variables = {"HTTP_WORKERS": str(THREADS), "MODEL_MAX_TOKEN": "4", "MODEL_THREADS": "2", "SSE_PING_SECONDS": "0"}
-    return ServerProcess(log, MODEL_PARALLEL="4", MODEL_CONTEXT="128", **variables)
+    return ServerProcess(log, MODEL_PARALLEL="4", MODEL_CONTEXT="128", QUEUE_LIMIT="64", **variables)
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ REQUESTS = 500
 def lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
     """The log lines of a load of 500 requests from eight clients at once."""
     log = tmp_path_factory.mktemp("phases") / "log"
-    with ServerProcess(log, LOG_FORMAT="json", MODEL_PARALLEL="4", MODEL_CONTEXT="512") as server:
+    with ServerProcess(log, LOG_FORMAT="json", MODEL_PARALLEL="4", MODEL_CONTEXT="512", QUEUE_LIMIT="16") as server:
         server.wait_ready()
         yield _lines(server)
 

@@ -7,15 +7,13 @@ memory comes from `engine.calibration`, or from the documented defaults here.
 from __future__ import annotations
 
 import logging
-import os
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from engine.errors import InvalidRequest
+from engine.memory import free_memory
 from engine.settings import SMALLEST_CONTEXT, EngineSettings, Layout, Switch
 from engine.timings import clock
 from llama_native import (
@@ -177,20 +175,6 @@ def _kv_type(name: str) -> GgmlType:
 def _free_device_memory() -> int:
     """Bytes free on all GPUs together."""
     return sum(device.memory_free for device in devices() if device.type in GPUS)
-
-
-def free_memory() -> int:
-    """Bytes that this host could give now, or the control group's limit where that is lower."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, KeyError, ValueError):
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    with suppress(OSError, ValueError):  # "max" is no number: no limit
-        limit, used = (
-            int(Path("/sys/fs/cgroup", name).read_text("ascii")) for name in ("memory.max", "memory.current")
-        )
-        free = min(free, limit - used)
-    return max(free, 0)
 
 
 def warm_up(context: Context, size: int) -> float:

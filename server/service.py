@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine import Engine, EngineError, EngineSettings, EngineStuck, Layout, Switch
+from engine import Engine, EngineError, EngineStuck
 from knowledge.embedder import Embedder, EmbeddingModelError
 from knowledge.knowledge import Knowledge
 from llama_native import LlamaError, Model, RpcError, UnsupportedModel, Vocab
@@ -29,6 +29,7 @@ from server.knowledge_metrics import KnowledgeMetrics
 from server.metrics import Metrics
 from server.prompt import PromptBuilder
 from server.reasoning import tag_tokens
+from server.sizing import TooLittleMemoryError, check_memory, engine_settings
 from server.template import CHATML, ChatTemplate, TemplateError
 from server.turns import Turns
 from server.vitals import Ending, Vitals
@@ -203,7 +204,9 @@ class Service:
         except Exception as error:
             if self._closing.is_set():
                 return
-            expected = isinstance(error, (LlamaError, EngineError, TemplateError, EmbeddingModelError))
+            expected = isinstance(
+                error, (LlamaError, EngineError, TemplateError, EmbeddingModelError, TooLittleMemoryError)
+            )
             what = f"MODEL_PATH={self.config.model_path}"
             if isinstance(error, EmbeddingModelError):
                 what = f"EMBEDDING_MODEL={self.config.embedding_model}"
@@ -258,7 +261,9 @@ class Service:
             if source is None and config.model_prompt_template is None:
                 log.warning("the model has no chat template; ChatML is used")
             template = ChatTemplate(source or CHATML, _token_text(vocab, vocab.bos), _token_text(vocab, vocab.eos))
-            engine = Engine(model, engine_settings(config), should_stop=self._closing.is_set)
+            settings = engine_settings(config)
+            check_memory(model, settings)
+            engine = Engine(model, settings, should_stop=self._closing.is_set)
         except BaseException:
             model.close()
             raise
@@ -321,23 +326,6 @@ def _tracer(config: Config) -> Tracer | None:
     from server.tracing import Tracer
 
     return Tracer(config)
-
-
-def engine_settings(config: Config) -> EngineSettings:
-    """Return the engine's part of the configuration."""
-    return EngineSettings(
-        parallel=config.model_parallel,
-        context=config.model_context,
-        threads=config.model_threads,
-        step_ms=config.model_step_ms,
-        flash_attention=Switch(config.model_flash_attention),
-        kv_layout=Layout(config.model_kv_layout),
-        kv_cells=config.model_kv_cells,
-        kv_type=config.model_kv_type,
-        calibrate=config.model_calibrate,
-        max_queue=config.queue_limit,
-        queue_timeout=config.queue_timeout,
-    )
 
 
 def _token_text(vocab: Vocab, token: int | None) -> str:

@@ -1,8 +1,8 @@
-"""`python -m server plan`: how much memory a configuration needs, before anything is started.
+"""How much memory a configuration needs: `python -m server plan` tells it, and the server asks before it takes it.
 
 Weights, KV cache and what the process takes besides, against what this machine has, and what to set where it does not
-fit or much is left. The engine's own plan is the source; the model is mapped, not read. Knows the configuration and
-bytes; serves nothing.
+fit or much is left. The engine's own plan is the source; for the command the model is mapped, not read. Knows the
+configuration and bytes; serves nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from engine import EngineError, EngineSettings, Plan, Switch, make_plan
-from engine.plan import context_params, free_memory, offloads
+from engine import EngineError, EngineSettings, Layout, Plan, Switch, make_plan
+from engine.memory import free_memory
+from engine.plan import context_params, offloads
 from llama_native import ContextError, ContextParams, GgmlType, LlamaError, Model, ModelParams, kv_cache_bytes
 from server import config
-from server.service import engine_settings
+from server.config import Config
 
 #: Bytes of the interpreter, libraries and HTTP threads, and of llama.cpp's buffers beside those counted below.
 PROCESS_BYTES: Final = 150_000_000
@@ -28,6 +29,10 @@ ROOM: Final = 0.9
 
 
 _WIDE: Final = ("f16", "bf16", "f32")
+
+
+class TooLittleMemoryError(Exception):
+    """The KV cache does not fit; the message has the numbers and what would fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,28 @@ def measure(model: Model, settings: EngineSettings) -> Sizing:
         process=PROCESS_BYTES,
         free=free_memory(),
         on_gpu=offloads(model),
+    )
+
+
+def check_memory(model: Model, settings: EngineSettings) -> None:
+    """Raise `TooLittleMemoryError` if a loaded model's KV cache cannot be had, before anybody tries.
+
+    A GPU's memory is left to its driver, which refuses what it does not have.
+    """
+    log = logging.getLogger("engine")
+    level = log.level
+    log.setLevel(logging.ERROR)  # what the plan warns of is said when the engine is made
+    try:
+        sizing = measure(model, settings)
+        if sizing.on_gpu or sizing.kv + sizing.scratch <= sizing.free:
+            return
+        advice = "; ".join(suggestions(model, settings, sizing))
+    finally:
+        log.setLevel(level)
+    raise TooLittleMemoryError(
+        f"too little memory: the KV cache of {sizing.parallel} requests of up to {sizing.context} tokens in "
+        f"{sizing.kv_type} takes {_size(sizing.kv)} and a step {_size(sizing.scratch)}, but {_size(sizing.free)} are "
+        f"free on this machine or in this control group; {advice}"
     )
 
 
@@ -158,6 +185,23 @@ def main(as_json: bool) -> int:
     else:
         print(report(sizing, advice))
     return 0 if sizing.fits else 1
+
+
+def engine_settings(config: Config) -> EngineSettings:
+    """Return the engine's part of the configuration."""
+    return EngineSettings(
+        parallel=config.model_parallel,
+        context=config.model_context,
+        threads=config.model_threads,
+        step_ms=config.model_step_ms,
+        flash_attention=Switch(config.model_flash_attention),
+        kv_layout=Layout(config.model_kv_layout),
+        kv_cells=config.model_kv_cells,
+        kv_type=config.model_kv_type,
+        calibrate=config.model_calibrate,
+        max_queue=config.queue_limit,
+        queue_timeout=config.queue_timeout,
+    )
 
 
 def _plan(model: Model, settings: EngineSettings) -> Plan:

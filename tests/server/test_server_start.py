@@ -1,6 +1,7 @@
 """Starting and stopping: what the process says when it cannot start, while it loads, and how it ends."""
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -77,6 +78,41 @@ def test_an_embedding_model_as_chat_model(launch: Launch) -> None:
     assert server.wait_exit() == 3
     assert "does not generate text; it is an embedding model" in server.output
     assert "Traceback" not in server.output
+
+
+def too_little_memory(server: ServerProcess) -> str:
+    """What the server says before it ends for want of memory."""
+    assert server.wait_exit() == 3
+    (line,) = (line for line in server.output.splitlines() if " server: cannot load " in line)
+    assert server.output.count(" server: loading ") == 1
+    assert "Traceback" not in server.output
+    return line
+
+
+def test_too_little_memory_for_the_context(launch: Launch) -> None:
+    line = too_little_memory(launch(MODEL_PARALLEL="256", MODEL_CONTEXT="262144"))
+    assert "the KV cache of 256 requests of up to 262144 tokens in f16 takes 1546.19 GB" in line
+    assert "it would fit with MODEL_CONTEXT=" in line
+
+
+def test_too_little_memory_in_a_control_group(launch: Launch) -> None:
+    (path,) = re.findall(r"^(?:\d+:memory|0:):/?(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)[:1]
+    parent = Path("/sys/fs/cgroup/memory")
+    group = (parent if parent.exists() else parent.parent) / path / f"lucid-{os.getpid()}"
+    limit = "memory.limit_in_bytes" if parent.exists() else "memory.max"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(1_000_000_000))
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        inside = ("sh", "-c", f"echo $$ > {group}/cgroup.procs; exec {sys.executable} -m server")
+        line = too_little_memory(launch(*inside, MODEL_PARALLEL="8", MODEL_CONTEXT="8192"))
+        assert "takes 1.51 GB" in line
+        assert float(line.split(", but ")[1].split(" MB are free")[0]) < 1000
+        assert "it would fit with MODEL_PARALLEL=" in line
+    finally:
+        group.rmdir()
 
 
 @pytest.mark.parametrize("name", ["HTTP_ADDRESS", "PROMETHEUS_HTTP_ADDRESS"])

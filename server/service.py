@@ -312,11 +312,15 @@ def _load_embedder(config: Config) -> Embedder | None:
 
 
 def _watchdog(config: Config, loaded: Loaded) -> Watchdog:
-    turns: dict[str, Callable[[], int | None]] = {"the engine": lambda: loaded.engine.turn}
-    embedder = loaded.embedder
-    if embedder is not None:
-        turns["the embedding model"] = lambda: embedder.turn
-    return Watchdog(turns, patience(config.engine_stall_seconds, loaded.engine.warm_up_seconds))
+    configured, engine, embedder = config.engine_stall_seconds, loaded.engine, loaded.embedder
+    slowness = engine.warm_up_seconds
+    turns: dict[str, tuple[Callable[[], int | None], float]] = {
+        "the engine": (lambda: engine.turn, patience(configured, slowness))
+    }
+    if embedder is not None:  # its decodes are up to four times as long, and it may be the larger model
+        slowness *= 4 * max(1.0, embedder.model.n_params / loaded.model.n_params)
+        turns["the embedding model"] = (lambda: embedder.turn, patience(configured, slowness))
+    return Watchdog(turns)
 
 
 def _tracer(config: Config) -> Tracer | None:

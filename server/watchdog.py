@@ -29,13 +29,12 @@ def patience(configured: float | None, warm_up_seconds: float) -> float:
 class Watchdog:
     """Counts how long each of several turns has been the same."""
 
-    def __init__(self, turns: dict[str, Callable[[], int | None]], seconds: float) -> None:
-        """`turns` says, for each name, at which turn that one is now; None if it has nothing to do.
+    def __init__(self, turns: dict[str, tuple[Callable[[], int | None], float]]) -> None:
+        """`turns` has, for each name, what says at which turn that one is (None: it has nothing to do), and a limit.
 
-        It is stuck after more than `seconds` in one turn; 0: never.
+        It is stuck after more seconds than that in one turn; 0: never.
         """
         self._turns = turns
-        self._limit = seconds
         self._seen: dict[str, int | None] = dict.fromkeys(turns)
         self._stuck = dict.fromkeys(turns, 0.0)
         self._looked = time.monotonic()
@@ -44,11 +43,11 @@ class Watchdog:
         """Return what is wrong, if something is. To be called about once a second."""
         now = time.monotonic()
         passed, self._looked = min(now - self._looked, LOOK_SECONDS), now
-        for name, turn in self._turns.items():
+        for name, (turn, limit) in self._turns.items():
             at = turn()
             same = at is not None and at == self._seen[name]
             self._stuck[name] = self._stuck[name] + passed if same else 0.0
             self._seen[name] = at
-            if self._limit and self._stuck[name] > self._limit:
+            if limit and self._stuck[name] > limit:
                 return f"{name} has made no step for {self._stuck[name]:.0f} seconds although there is work"
         return None

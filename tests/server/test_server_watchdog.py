@@ -203,7 +203,7 @@ def test_workers_that_die_again_and_again(launch: Launch, tmp_path: Path) -> Non
 
 def test_the_watchdog_counts_turns_that_stay_the_same() -> None:
     turn: int | None = 1
-    watchdog = Watchdog({"it": lambda: turn}, 0.05)
+    watchdog = Watchdog({"it": (lambda: turn, 0.05)})
     assert watchdog.look() is None
     eventually(lambda: watchdog.look() is not None, "it is stuck in turn 1")
     turn = 2
@@ -211,7 +211,7 @@ def test_the_watchdog_counts_turns_that_stay_the_same() -> None:
     turn = None
     for _ in range(3):
         assert watchdog.look() is None
-    never = Watchdog({"it": lambda: 1}, 0)
+    never = Watchdog({"it": (lambda: 1, 0)})
     assert not any(never.look() for _ in range(3))
 
 

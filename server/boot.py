@@ -8,6 +8,7 @@ gunicorn's master process; knows paths, ports and processes, nothing of the mode
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -28,6 +29,8 @@ from server.vitals import Ending
 
 if TYPE_CHECKING:
     from server.worker import Worker
+
+log = logging.getLogger("server")
 
 #: Where all workers answer scrapes; opened by `before_start`.
 _endpoint: Endpoint | None = None
@@ -53,11 +56,17 @@ def after_worker(arbiter: Arbiter, worker: Worker) -> None:
     """
     global _early, _ever_ready
     folder, vitals = endpoint().folder, worker.vitals
-    folder.depart(str(worker.pid))
+    lost = bool(arbiter.LISTENERS) and vitals.ending is not Ending.STOPPED
+    try:
+        folder.depart(str(worker.pid))
+        if lost:
+            labels = {"instance_label": config.current().instance_label, "cause": vitals.ending.label}
+            folder.count(WORKERS_LOST, labels)
+    except OSError as error:  # a full disk must not end the master process
+        log.error("what worker %d had counted is lost: %s", worker.pid, error)
     _ever_ready = _ever_ready or vitals.ready_at > 0
-    if not arbiter.LISTENERS or vitals.ending is Ending.STOPPED:
+    if not lost:
         return
-    folder.count(WORKERS_LOST, {"instance_label": config.current().instance_label, "cause": vitals.ending.label})
     if not _ever_ready:
         raise HaltServer(f"worker {worker.pid} died while it was loading the model", Arbiter.WORKER_BOOT_ERROR)
     lasted = time.monotonic() - vitals.ready_at if vitals.ready_at else 0.0

@@ -7,16 +7,31 @@ is counted.
 
 from __future__ import annotations
 
+import errno
+import logging
 import socket
+import sys
 import threading
+import time
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from server.kinds import Address
 from server.metrics_sum import Folder, SummedMetrics
+
+log = logging.getLogger("server.metrics")
+
+#: Connections that are answered at once; further ones are closed.
+MOST: Final = 16
+
+#: What the system says when it has no descriptor, or no memory, for another connection.
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+#: How long no connection is taken after there was no file descriptor for one, in seconds.
+PAUSE: Final = 0.5
 
 
 class Endpoint:
@@ -58,7 +73,7 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each connection of a socket that is listening already."""
+    """A thread for each connection of a socket that is listening already; `MOST` of them."""
 
     daemon_threads = True
 
@@ -69,3 +84,37 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.socket = listening
         self.server_name, self.server_port = address[:2]
         self.setup_environ()
+        self._free = threading.BoundedSemaphore(MOST)
+
+    def get_request(self) -> Any:
+        """Take a connection. Raises OSError if there is none, which the caller passes over."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                time.sleep(PAUSE)  # it is still there, so the caller would ask again at once
+            raise
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - socketserver's interface
+        """Return whether there is a thread for this connection."""
+        return self._free.acquire(blocking=False)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread for a connection."""
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer one connection, in its thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's interface
+        """Log what ended a connection; a scraper that went away or sent nothing is no error."""
+        level = logging.DEBUG if isinstance(sys.exception(), OSError) else logging.ERROR
+        log.log(level, "a scrape broke off", exc_info=True)

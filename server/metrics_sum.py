@@ -173,7 +173,11 @@ class SummedMetrics(Collector):
     def _run(self) -> None:
         while True:
             time.sleep(PERIOD)
-            if any(name not in (self._name, _DEPARTED) for name in self._folder.names()):
+            try:
+                others = any(name not in (self._name, _DEPARTED) for name in self._folder.names())
+            except OSError:  # no file descriptor is left; one will be
+                continue
+            if others:
                 self.publish()
 
 

@@ -14,8 +14,10 @@ import socket
 import sys
 import time
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, NoReturn
 
+import gunicorn.arbiter
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
@@ -93,6 +95,8 @@ def after_all(_: Arbiter) -> None:
 
 def before_start(arbiter: Arbiter) -> None:
     """Gunicorn's `on_starting` hook; `arbiter` is its master process's object."""
+    # The master measures the grace period by the time of day: set forward meanwhile, it would kill what still answers.
+    gunicorn.arbiter.time = SimpleNamespace(**{**vars(time), "time": time.monotonic})  # type: ignore[attr-defined]
     settings = config.current()
     try:
         Keys(settings.api_keys or (), settings.api_keys_file)

@@ -19,7 +19,18 @@ from engine import EngineSettings, Plan, make_plan
 from engine.plan import make_context
 from llama_native import Context, Model
 
-COMMANDS = ("http", "http_feed", "peers", "native", "stream", "memory", "calibration", "rates", "structured")
+COMMANDS = (
+    "fuzz_raw",
+    "http",
+    "http_feed",
+    "peers",
+    "native",
+    "stream",
+    "memory",
+    "calibration",
+    "rates",
+    "structured",
+)
 
 
 def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

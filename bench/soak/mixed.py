@@ -214,7 +214,14 @@ class Tally:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {
+            "duration": self.duration,
+            "outcomes": dict(self.outcomes),
+            "kinds": dict(self.kinds),
+            "wrong": self.wrong,
+            "hung": self.hung,
+            "samples": [asdict(it) for it in self.samples],
+        }
 
 
 async def _client(mix: Mix, tally: Tally, address: Address, until: float, patience: float, random: Random) -> None:

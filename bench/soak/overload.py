@@ -22,8 +22,8 @@ from bench.soak.accounts import Seen
 from bench.soak.asks import CHAT, Address, Ask, Texts, body, coded_stream, judge, new_code, stream_of
 from bench.soak.exchange import Exchange, Response, exchange, post
 
-KNOWN = 12
-KNOWN_TOKENS = 24
+KNOWN = 8
+KNOWN_TOKENS = 16
 KNOWN_EVERY = 4
 
 

@@ -55,7 +55,8 @@ def test_soak(root: Path, tmp_path: Path) -> None:
         root, tmp_path / "soak.json", "soak", "--clients", "6", "--seconds", "5", "--every", "0.5", "--html", str(page)
     )  # fmt: skip
     assert (found["wrong"], found["hung"]) == ([], [])
-    assert sum(found["outcomes"].values()) >= 6
+    assert sum(found["outcomes"].values()) == sum(found["kinds"].values()) >= 6
+    assert set(found["outcomes"]) <= {"answered", "refused", "late", "left"}
     assert all(it["rss"] > it["anonymous"] > 0 and it["threads"] > it["processes"] >= 2 for it in found["samples"])
     assert "Resident memory" in page.read_text()
 

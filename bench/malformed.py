@@ -84,7 +84,7 @@ _BAD_LENGTHS: Final = (
 #: Chunked bodies that break RFC 9112, 7.1.
 _BAD_CHUNKS: Final = (
     b"x\r\nhello\r\n0\r\n\r\n", b"-5\r\nhello\r\n0\r\n\r\n", b"0x5\r\nhello\r\n0\r\n\r\n", b"5\r\nhelloXX0\r\n\r\n",
-    b"5\nhello\n0\n\n", b"\r\nhello\r\n0\r\n\r\n", b"5 5\r\nhello\r\n0\r\n\r\n", b"+5\r\nhello\r\n0\r\n\r\n",
+    b"\r\nhello\r\n0\r\n\r\n", b"5 5\r\nhello\r\n0\r\n\r\n", b"+5\r\nhello\r\n0\r\n\r\n",
     b"5\r\nhello world\r\n0\r\n\r\n", b"5_0\r\nhello\r\n0\r\n\r\n", b"5;a\rb\r\nhello\r\n0\r\n\r\n",
 )  # fmt: skip
 
@@ -95,6 +95,7 @@ _ODD_CHUNKS: Final = (
     b"0\r\nContent-Length: 5\r\n\r\nhello", b"00000000000000005\r\nhello\r\n0\r\n\r\n", b"",
     b"1\r\n{\r\n" * 2000 + b"0\r\n\r\n",
     b"0\r\n" + b"A: b\r\n" * 5000 + b"\r\n",
+    b"5\nhello\n0\n\n",
 )  # fmt: skip
 
 #: Spellings of Transfer-Encoding that some servers take for "chunked" and others do not.

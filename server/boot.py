@@ -8,6 +8,7 @@ gunicorn's master process; knows paths, ports and processes, nothing of the mode
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import socket
@@ -45,6 +46,10 @@ EARLY_ENDINGS: Final = 3
 
 #: How many did, up to now.
 _early = 0
+
+#: glibc's number for the most heaps that threads spread over (malloc.h), and how many are enough.
+_M_ARENA_MAX: Final = -8
+_ARENAS: Final = 2
 
 #: Whether any worker was ever ready.
 _ever_ready = False
@@ -114,7 +119,17 @@ def before_start(arbiter: Arbiter) -> None:
                 _check_free("HTTP_ADDRESS", Address(*bound[:2]))
     if settings.otel_exporter_otlp_endpoint and find_spec("opentelemetry.exporter") is None:
         _fail("OTEL_EXPORTER_OTLP_ENDPOINT needs the extra otel; pip install 'lucid-llm[otel]', or unset it")
+    _few_heaps()
     _open_endpoint(settings.prometheus_http_address)
+
+
+def _few_heaps() -> None:
+    """Let the workers' threads share their heaps, where the C library is glibc.
+
+    Each keeps the memory of its largest request, and by default there are eight for every processor.
+    """
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def _open_endpoint(address: Address) -> None:

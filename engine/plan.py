@@ -43,6 +43,10 @@ CONTEXT: Final = 4096
 PARALLEL_CPU: Final = 8
 PARALLEL_GPU: Final = 16
 
+#: Requests that may wait by default, for each sequence. A burst of four times what is computed at once loses nobody;
+#: more would wait for longer than most clients do.
+QUEUE: Final = 3
+
 #: Most prompt tokens in a step, unless calibration finds that fewer are as fast.
 LARGEST_CHUNK: Final = 512
 
@@ -124,7 +128,7 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
         threads_batch=threads,
         step_seconds=settings.step_ms / 1000 or STEP_SECONDS,
         largest_chunk=LARGEST_CHUNK,
-        max_queue=parallel if settings.max_queue is None else settings.max_queue,
+        max_queue=QUEUE * parallel if settings.max_queue is None else settings.max_queue,
         queue_timeout=settings.queue_timeout,
     )
     context_params(plan).check(model)  # before seconds are spent on measuring

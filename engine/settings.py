@@ -53,8 +53,8 @@ class EngineSettings:
     """Type of the cached keys and values: f16, bf16, f32, q8_0, q4_0, ..."""
     calibrate: bool = True
     """Measure what is left to measurement at first start; otherwise take documented defaults."""
-    max_queue: int | None = 64
-    """Requests that may wait for a sequence; more are refused at once. None is as many as there are sequences."""
+    max_queue: int | None = None
+    """Requests that may wait for a sequence; more are refused at once. None is three times the sequences."""
     queue_timeout: float = 60.0
     """Longest time a request waits for a sequence, in seconds."""
 

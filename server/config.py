@@ -292,8 +292,8 @@ class Config:
         Variable(
             kinds.integer(0),
             "",
-            "Requests that may wait for a free sequence; one more is answered 503 with Retry-After. Unset: as many as "
-            "there are sequences.",
+            "Requests that may wait for a free sequence; one more is answered 503 with Retry-After. Unset: three for "
+            "each sequence.",
         ),
     ]
     queue_timeout: Annotated[

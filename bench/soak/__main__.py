@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     common = Common(options.model, options.threads, options.slots, options.slot_context)
     metrics_port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-soak-") as folder:
-        variables = {"PROMETHEUS_HTTP_ADDRESS": f"127.0.0.1:{metrics_port}", "QUEUE_LIMIT": ""}  # empty is unset
+        variables = {"PROMETHEUS_HTTP_ADDRESS": f"127.0.0.1:{metrics_port}", "QUEUE_LIMIT": str(options.slots)}
         if options.run == "soak":
             variables |= {
                 "KNOWLEDGE_MODE": "hybrid",

@@ -142,7 +142,7 @@ def test_a_kv_cache_larger_than_the_machine_is_refused_before_measuring(small: M
 
 
 def test_by_default_as_many_wait_as_are_computed(small: Model) -> None:
-    assert make_plan(small, EngineSettings(parallel=3, max_queue=None)).max_queue == 3
+    assert make_plan(small, EngineSettings(parallel=3)).max_queue == 9
     assert make_plan(small, EngineSettings(parallel=3, max_queue=0)).max_queue == 0
 
 

@@ -1,4 +1,4 @@
-"""Fixtures that every package's tests share: where the demo models are.
+"""What every package's tests share: where the demo models are, and a processor for each worker of pytest-xdist.
 
 They know file names only; opening a model is each package's own business. `make models` puts the demo models in place,
 and a test that needs one fails without it. Gemma is optional (`make gemma`): tests that need it are skipped.
@@ -6,11 +6,27 @@ and a test that needs one fails without it. Gemma is optional (`make gemma`): te
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep a worker, and every server that it starts, on processors of its own.
+
+    Compute threads wait for each other at every operation, so that two models on the same processors would slow each
+    other down many times.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker is None or not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = sorted(os.sched_getaffinity(0))
+    mine = allowed[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]
+    if mine:
+        os.sched_setaffinity(0, mine)
 
 
 def _demo_model(filename: str) -> Path:

@@ -26,7 +26,7 @@ from engine.generation import LENGTH, STOP, End, Generation, GenerationGroup, In
 from engine.kv import KVCache
 from engine.logprobs import prompt_logprobs, token_logprobs
 from engine.pace import Pace
-from engine.plan import make_context, make_plan, warm_up
+from engine.plan import grain, make_context, make_plan, warm_up
 from engine.request import Request
 from engine.sampling import make_sampler
 from engine.scheduler import Run, Scheduler, Step
@@ -72,7 +72,7 @@ class Engine:
             cuttable=not (model.is_recurrent or model.is_hybrid),
         )
         prefill_token = self.calibration.chosen.prefill_token if self.calibration else 0.0
-        self._pace = Pace(plan.step_seconds, plan.largest_chunk, prefill_token)
+        self._pace = Pace(plan.step_seconds, plan.largest_chunk, prefill_token, grain(model, plan))
         #: How long the first steps took: a measure of how slow this model is here.
         self.warm_up_seconds = warm_up(self._native, plan.context)
         self._scheduler = Scheduler(self._kv, self._pace, self._native.n_batch, plan.queue_timeout)

@@ -14,14 +14,21 @@ NEWEST: Final = 0.2
 #: A prefill chunk is never smaller, so that a prompt always gets on; below it the matrix products lose their speed.
 SMALLEST_CHUNK: Final = 16
 
+#: A step may take this many times the target, beside its decoding, rather than compute less than a grain.
+TOLERANCE: Final = 1.5
+
 
 class Pace:
     """A running model of step time: `decode(rows) + tokens * prefill_token` seconds."""
 
-    def __init__(self, target: float, largest_chunk: int, prefill_token: float = 0.0) -> None:
-        """`target` is the step time to aim for in seconds; `prefill_token` a first guess from calibration, or 0."""
+    def __init__(self, target: float, largest_chunk: int, prefill_token: float = 0.0, grain: int = 1) -> None:
+        """`target` is the step time to aim for in seconds; `prefill_token` a first guess from calibration, or 0.
+
+        A piece of a prompt with more to come has a multiple of `grain` tokens where the target allows it.
+        """
         self.target = target
         self.largest_chunk = largest_chunk
+        self.grain = grain
         self._prefill_token = prefill_token
         self._decode: dict[int, float] = {}
 
@@ -43,8 +50,19 @@ class Pace:
             return self.largest_chunk
         if not self._prefill_token:
             return 2 * SMALLEST_CHUNK
-        spare = self.target - self.decode_seconds(rows)
-        return max(SMALLEST_CHUNK, min(self.largest_chunk, int(spare / self._prefill_token)))
+        fits = int((self.target - self.decode_seconds(rows)) / self._prefill_token)
+        if self.grain * self._prefill_token <= TOLERANCE * self.target:
+            fits = max(fits, self.grain)
+        return max(SMALLEST_CHUNK, min(self.largest_chunk, fits))
+
+    def piece(self, remaining: int, budget: int, first: bool) -> int:
+        """How many of a prompt's `remaining` tokens to compute in a step that has room for `budget` more.
+
+        The rest of a prompt goes whole. The `first` prompt of a step always gets on, be it by less than a grain.
+        """
+        if remaining <= budget:
+            return remaining
+        return budget - budget % self.grain or (budget if first else 0)
 
     def observe(self, rows: int, prefill_tokens: int, seconds: float) -> None:
         """Learn from a step that took `seconds`."""

@@ -43,6 +43,10 @@ CONTEXT: Final = 4096
 PARALLEL_CPU: Final = 8
 PARALLEL_GPU: Final = 16
 
+#: llama.cpp's flash attention on CPUs takes queries in tiles of so many; fewer take a slower path, and a tile that is
+#: not full costs as much as one that is (`ggml_fa_tile_config`).
+ATTENTION_TILE: Final = 64
+
 #: Requests that may wait by default, for each sequence. A burst of four times what is computed at once loses nobody;
 #: more would wait for longer than most clients do.
 QUEUE: Final = 3
@@ -133,6 +137,11 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
     )
     context_params(plan).check(model)  # before seconds are spent on measuring
     return plan
+
+
+def grain(model: Model, plan: Plan) -> int:
+    """Size of prompt pieces, in tokens, that costs no more for what it leaves over than it has to."""
+    return ATTENTION_TILE if plan.flash_attention and not offloads(model) else 1
 
 
 def needs_flash_attention(kv_type: GgmlType) -> bool:

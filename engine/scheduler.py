@@ -118,7 +118,7 @@ class Scheduler:
             budget = min(self._pace.chunk(len(step.decode)), self._max_batch - len(step.decode))
             scored = SCORED_TOKENS
             for run in prefilling:
-                count = min(run.remaining, budget)
+                count = self._pace.piece(run.remaining, budget, first=not step.prefill)
                 if run.scores:
                     count = min(count, scored)
                     scored -= count

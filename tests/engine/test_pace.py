@@ -47,3 +47,35 @@ def test_it_follows_a_host_that_becomes_slower() -> None:
     for _ in range(60):
         pace.observe(8, 32, DECODE + 32 * 3 * PREFILL)
     assert pace.chunk(8) < before / 2
+
+
+def grained(target: float) -> Pace:
+    """The same host, where 64 tokens are computed as fast as 40."""
+    pace = Pace(target, largest_chunk=512, grain=64)
+    for _ in range(60):
+        pace.observe(8, 0, DECODE)
+        pace.observe(8, 64, DECODE + 64 * PREFILL)
+    return pace
+
+
+@pytest.mark.parametrize(
+    ("target", "chunk"), [(0.060, SMALLEST_CHUNK), (0.120, 26), (0.135, 64), (0.200, 64), (0.500, 153)]
+)
+def test_a_step_may_take_longer_rather_than_break_a_grain(target: float, chunk: int) -> None:
+    assert grained(target).chunk(8) == pytest.approx(chunk, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("remaining", "budget", "first", "piece"),
+    [
+        (350, 153, True, 128),
+        (350, 153, False, 128),
+        (350, 40, True, 40),
+        (350, 40, False, 0),
+        (40, 153, False, 40),
+        (40, 30, True, 30),
+        (40, 0, False, 0),
+    ],
+)
+def test_a_prompt_is_cut_between_grains(remaining: int, budget: int, first: bool, piece: int) -> None:
+    assert grained(0.500).piece(remaining, budget, first=first) == piece

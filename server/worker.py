@@ -93,6 +93,8 @@ class Worker(ThreadWorker):
         #: Seconds after which everything under way is to be ended; the latest entry counts.
         self._stops: queue.SimpleQueue[float] = queue.SimpleQueue()
         self._connections = Connections(HEADER_TIMEOUT, BUSY_HEADER_TIMEOUT, self.cfg.threads)
+        #: How many connections to take when nothing is short.
+        self._most_connections = self.worker_connections
         #: Shared with the master process, in which this object is made.
         self.vitals = Vitals()
 
@@ -146,7 +148,7 @@ class Worker(ThreadWorker):
         super().murder_pending()
 
     def accept(self, listener: Any) -> None:
-        """Take a connection. Where the system has nothing to make it of, be content with those that there are."""
+        """Take a connection. Where the system has nothing to make it of, make do for now."""
         try:
             super().accept(listener)
         except OSError as error:
@@ -155,6 +157,8 @@ class Worker(ThreadWorker):
             self.log.warning("no more than %d connections: %s", self.nr_conns, error.strerror)
             self.worker_connections = max(FEWEST_CONNECTIONS, self.nr_conns)
             time.sleep(FIRST_BYTE_TIMEOUT)  # it would be tried again at once
+        else:
+            self.worker_connections = min(self._most_connections, self.worker_connections + 1)
 
     def _limit_connections(self) -> None:
         """Let connections take neither all file descriptors nor much of the kernel's memory."""
@@ -164,7 +168,7 @@ class Worker(ThreadWorker):
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         room = files - sum(1 for _ in Path("/proc/self/fd").iterdir()) - RESERVED_FILES
         if room < self.worker_connections:
-            self.worker_connections = max(FEWEST_CONNECTIONS, room)
+            self.worker_connections = self._most_connections = max(FEWEST_CONNECTIONS, room)
             self.max_keepalived = self.worker_connections // 2
             self.log.warning("%d connections at most: the limit of open files is %d", self.worker_connections, files)
 

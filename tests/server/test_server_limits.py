@@ -14,7 +14,7 @@ from server_process import PATIENCE, ServerProcess, eventually, user
 TIMEOUT = 1.5
 
 #: File descriptors of the server's processes: far fewer than connections that it would take otherwise.
-FILES = 80
+FILES = 64
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,6 @@ def test_more_connections_than_files(server: ServerProcess) -> None:
     assert server.chat("hi", max_tokens=1).status == 200
     for sock in silent:
         sock.close()
-    assert "the limit of open files is 80" in server.output
+    assert f"the limit of open files is {FILES}" in server.output
     assert "Traceback" not in server.output
     assert server.metric("lucid_workers_lost_total") == 0

@@ -48,6 +48,7 @@ class KnowledgeStats:
     :ivar state: "indexing", "waiting" for another indexer, "failed" (it tries again), or "idle".
     :ivar progress: share of the run under way that is done; None unless indexing.
     :ivar error: why the last run failed.
+    :ivar age: seconds since the store was last known to hold what the folder holds; 0 while changes are followed.
     """
 
     store: StoreStats
@@ -57,6 +58,7 @@ class KnowledgeStats:
     state: State
     progress: float | None
     error: str | None
+    age: float
 
 
 def open_store(settings: KnowledgeSettings) -> Store:
@@ -99,6 +101,8 @@ class Knowledge:
         self._thread: threading.Thread | None = None
         self._state: State = "idle"
         self._error: str | None = None
+        self._current_at = time.monotonic()
+        self._followed = False
         self._progress = Progress()
         self._store: Store | None = None
         try:
@@ -177,6 +181,7 @@ class Knowledge:
             state=self._state,
             progress=self._progress.share if self._state == "indexing" else None,
             error=self._error,
+            age=0.0 if self._followed else time.monotonic() - self._current_at,
         )
 
     def start_watching(self) -> None:
@@ -210,12 +215,16 @@ class Knowledge:
         ):
             if (first or changes) and not self._run_once():
                 return
+            self._followed = self.settings.watch
             if not self.settings.watch or (changes and folder.stat().st_ino != identity):
                 return
             first = False
 
     def _run_once(self) -> bool:
         """Indexes; returns whether the store is up to date now."""
+        begin = time.monotonic()
+        if self._followed:
+            self._followed, self._current_at = False, begin
         try:
             self._state = "indexing"
             report = self._indexer.run()
@@ -229,7 +238,7 @@ class Knowledge:
                 log.exception("indexing %s failed; trying again every %g s", self.settings.data_path, _RETRY_SECONDS)
             self._state, self._error = "failed", str(error)
             return False
-        self._state, self._error = "idle", None
+        self._state, self._error, self._current_at = "idle", None, begin
         if report.added or report.changed or report.deleted or report.rebuilt:
             log.info("indexed %s: %s", self.settings.data_path, report.summary())
         return True

@@ -1,6 +1,6 @@
-"""The size of the knowledge base as Prometheus metrics, read from its store at each scrape.
+"""The size and age of the knowledge base as Prometheus metrics, asked for at each scrape.
 
-Knows what a store says about itself; counts nothing.
+Knows what the knowledge base says about itself; counts nothing.
 """
 
 from __future__ import annotations
@@ -12,30 +12,37 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from knowledge.store import StoreError, StoreStats
+from knowledge.knowledge import KnowledgeStats
+from knowledge.store import StoreError
 
 log = logging.getLogger("server")
 
 
 class KnowledgeMetrics(Collector):
-    """Files, chunks, tokens and bytes of one knowledge base; nothing while its store cannot be asked."""
+    """Files, chunks, tokens, bytes and age of one knowledge base; nothing while its store cannot be asked."""
 
-    def __init__(self, stats: Callable[[], StoreStats], instance_label: str) -> None:
+    def __init__(self, stats: Callable[[], KnowledgeStats], instance_label: str) -> None:
         self._stats = stats
         self._label = instance_label
 
     def collect(self) -> Iterable[Metric]:
         """Yield every metric with its value now."""
         try:
-            stats = self._stats()
+            known = self._stats()
         except StoreError as error:
             log.warning("the knowledge base does not say how large it is: %s", error)
             return
+        stats = known.store
         yield self._gauge("files", "Files that can be searched.", stats.n_files)
         yield self._gauge("files_skipped", "Files with content of which nothing can be searched.", stats.n_skipped)
         yield self._gauge("chunks", "Passages that can be found.", stats.n_chunks)
         yield self._gauge("tokens", "Tokens of all passages.", stats.n_tokens)
         yield self._gauge("bytes", "Size of the store.", stats.n_bytes)
+        yield self._gauge(
+            "age_seconds",
+            "Time since the store was last known to hold what the folder holds; 0 while changes are followed.",
+            known.age,
+        )
 
     def _gauge(self, name: str, meaning: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"lucid_knowledge_{name}", meaning, labels=("instance_label",))

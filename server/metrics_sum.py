@@ -34,6 +34,7 @@ GAUGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {
     "lucid_knowledge_chunks": max,
     "lucid_knowledge_tokens": max,
     "lucid_knowledge_bytes": max,
+    "lucid_knowledge_age_seconds": min,
     "process_start_time_seconds": min,
     "process_max_fds": min,
 }

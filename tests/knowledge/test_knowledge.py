@@ -125,7 +125,9 @@ def test_two_servers_share_one_store(
         with held(one.store):
             (settings.data_path / "last.txt").write_text("The last one.")
             until(lambda: two.stats().state == "waiting")
+            assert two.stats().age > 0
         until(lambda: "last.txt" in two.store.files())
+        until(lambda: one.stats().age == two.stats().age == 0)
 
 
 def test_without_watching_it_indexes_once(settings: KnowledgeSettings, embedder: Embedder, tmp_path: Path) -> None:
@@ -136,6 +138,7 @@ def test_without_watching_it_indexes_once(settings: KnowledgeSettings, embedder:
         knowledge._thread.join(60)
         assert not knowledge._thread.is_alive()
         assert len(knowledge.store.files()) == 1
+        assert knowledge.stats().age > 0, "nobody looks whether it is still current"
     assert tmp_path.exists()
 
 

@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import Metric
 from server_process import ROOT
 
 from engine import PHASES, Engine, EngineSettings, Request
+from knowledge.knowledge import KnowledgeStats
 from knowledge.store import StoreStats
 from llama_native import Model
 from server import config
@@ -45,7 +46,9 @@ def families(engine: Engine, powercap: Path) -> list[Metric]:
     metrics = Metrics("x")
     meter = EnergyMeter(rapl_domains(powercap), engine.stats, "x")
     facts = Facts(engine.model, Path("model.gguf"), "name", "x")
-    knowledge = KnowledgeMetrics(lambda: StoreStats(1, 2, 3, 4, 5, None), "x")
+    knowledge = KnowledgeMetrics(
+        lambda: KnowledgeStats(StoreStats(1, 2, 3, 4, 5, None), "where", "model", 384, "idle", None, None, 6.0), "x"
+    )
     for collector in (EngineCollector(engine, "x"), ProcessMetrics("x"), facts, meter, knowledge):
         metrics.watch(collector)
     metrics.phases.labels("x", "p")

@@ -316,6 +316,7 @@ def test_metrics_tell_its_size_and_time_its_look_ups(grounded: ServerProcess) ->
     size = grounded.get("/v1/knowledge").json
     assert grounded.metric("lucid_knowledge_files") == size["files"] > 0
     assert grounded.metric("lucid_knowledge_chunks") == size["chunks"] > 0
+    eventually(lambda: grounded.metric("lucid_knowledge_age_seconds") == 0, "the folder is followed")
     before = grounded.metric("embedding_duration_count")
     assert grounded.chat(QUESTION, max_tokens=4).status == 200
     assert grounded.post("/v1/knowledge/search", {"query": QUESTION}).status == 200

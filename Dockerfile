@@ -39,13 +39,17 @@ RUN if [ -z "$MARCH" ]; then \
     && prefix=$(./build_llama.sh "$@") \
     && cp -a "$prefix" /opt/llama
 
+COPY deploy/build.lock deploy/run.lock ./
+RUN python3 -m venv /opt/venv \
+    && /opt/venv/bin/pip install --no-cache-dir --require-hashes --requirement build.lock --requirement run.lock
+
 COPY pyproject.toml setup.py MANIFEST.in README.md ./
 COPY llama_native llama_native
 COPY engine engine
 COPY knowledge knowledge
 COPY server server
-RUN python3 -m venv /opt/venv \
-    && LLAMA_PREFIX=/opt/llama /opt/venv/bin/pip install --no-cache-dir ".[documents,nvml,otel,postgres]" \
+RUN LLAMA_PREFIX=/opt/llama /opt/venv/bin/pip install --no-cache-dir --no-build-isolation --no-deps . \
+    && /opt/venv/bin/pip check \
     && /opt/venv/bin/pip uninstall --yes --quiet setuptools pip
 
 # --------------------------------------------------------------------------------------------------------------- run

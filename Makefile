@@ -29,7 +29,7 @@ export REQUIREMENTS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve build models gemma tools test lint clean FORCE
+.PHONY: help serve build models gemma tools test lint lock audit clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -55,6 +55,20 @@ lint: build $(STAMPS)/test-packages  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=model $(BIN)/mypy $(PACKAGES) model setup.py
+
+# The locks of the image: the newest versions that pyproject.toml allows, by content, for every platform. The build's own
+# packages are in a file of their own, as they do not stay in the image.
+lock: $(STAMPS)/packages  ## pin the image's Python packages by hash, at their newest versions
+	@$(PIP) install uv
+	@for part in "build" "run documents nvml otel postgres"; do \
+		$(BIN)/python -c "$$REQUIREMENTS" $$part | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+			--generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
+			--output-file deploy/$$(test "$$part" = build && echo build || echo run).lock -; \
+	done
+
+audit: $(STAMPS)/packages  ## ask PyPI for known vulnerabilities of the locked packages (needs pypi.org)
+	@$(PIP) install pip-audit
+	@$(BIN)/pip-audit --require-hashes --disable-pip --requirement deploy/run.lock --requirement deploy/build.lock
 
 clean:  ## remove what was made in this folder, except the models; the user's cache stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,6 +9,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from server import config
 from server.routes import ROUTES
@@ -53,12 +56,32 @@ def test_only_what_git_tracks_is_copied() -> None:
 def test_the_package_finds_what_it_builds_from() -> None:
     """`packages.find` and MANIFEST.in may name more than the image has, but not need it."""
     content = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    (step,) = (rest for name, rest in instructions("build") if name == "RUN" and "pip install" in rest)
-    extras = re.search(r'"\.\[(.*?)\]"', step)
-    assert extras
-    assert set(extras[1].split(",")) <= set(content["project"]["optional-dependencies"])
     (label,) = (rest for name, rest in instructions("run") if name == "LABEL")
     assert f'version="{content["project"]["version"]}"' in label
+
+
+def locked(file: str) -> dict[str, Version]:
+    """The packages of a lock file; every one has a hash."""
+    pins = re.split(r"\n(?=\S)", (ROOT / "deploy" / file).read_text().strip())
+    pins = [pin for pin in pins if not pin.startswith("#")]
+    assert all("--hash=sha256:" in pin for pin in pins)
+    return {canonicalize_name(pin.split("==")[0]): Version(re.split(r"[ ;\\]", pin.split("==")[1])[0]) for pin in pins}
+
+
+def test_locks_hold_what_the_package_requires() -> None:
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = content["project"]["optional-dependencies"]
+    wanted = {
+        "build.lock": content["build-system"]["requires"],
+        "run.lock": content["project"]["dependencies"]
+        + extras["documents"] + extras["nvml"] + extras["otel"] + extras["postgres"],
+    }  # fmt: skip
+    for file, requirements in wanted.items():
+        pins = locked(file)
+        for requirement in map(Requirement, requirements):
+            assert pins[canonicalize_name(requirement.name)] in requirement.specifier, f"make lock: {requirement}"
+    (install,) = (rest for name, rest in instructions("build") if name == "RUN" and ".lock" in rest)
+    assert "--require-hashes" in install and all(file in install for file in wanted)
 
 
 def test_build_options_exist() -> None:

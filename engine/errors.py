@@ -6,6 +6,8 @@ server maps these types to status codes.
 
 from __future__ import annotations
 
+import math
+
 
 class EngineError(Exception):
     """Base of every error the engine raises."""
@@ -38,7 +40,7 @@ class QueueFull(EngineError):
     """Too many requests wait already. `retry_after` is the engine's estimate, in seconds, of when to try again."""
 
     def __init__(self, waiting: int, retry_after: float) -> None:
-        super().__init__(f"{waiting} requests are waiting already; try again in {retry_after:.0f} s")
+        super().__init__(f"{waiting} requests are waiting already; try again in {math.ceil(retry_after)} s")
         self.waiting = waiting
         self.retry_after = retry_after
 
@@ -47,7 +49,7 @@ class QueueTimeout(EngineError):
     """The request waited longer than allowed for a sequence. `retry_after` is in seconds."""
 
     def __init__(self, waited: float, retry_after: float) -> None:
-        super().__init__(f"no sequence came free within {waited:.0f} s; try again in {retry_after:.0f} s")
+        super().__init__(f"no sequence came free within {waited:.0f} s; try again in {math.ceil(retry_after)} s")
         self.waited = waited
         self.retry_after = retry_after
 

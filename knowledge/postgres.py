@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -114,8 +114,12 @@ class PostgresStore:
                 if not _one(connection.execute("SELECT pg_try_advisory_lock(%s)", [schema.LOCK]))[0]:
                     raise StoreBusyError(f"{self._location}: another process is indexing")
                 self._writer = connection
-                yield
-                self._build_index(connection)
+                try:
+                    yield
+                    self._build_index(connection)
+                finally:  # closing the connection would do, but some time after
+                    with suppress(psycopg.Error):
+                        connection.execute("SELECT pg_advisory_unlock(%s)", [schema.LOCK])
         finally:
             self._writer = None
             self._writing.release()

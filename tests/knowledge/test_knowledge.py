@@ -182,7 +182,12 @@ def test_settings_that_are_not_valid(name: str, value: str, allowed: str) -> Non
 
 
 def test_settings_from_the_environment() -> None:
-    assert from_environment({}) == KnowledgeSettings()
-    given = {"DATA_PATH": "/d", "KNOWLEDGE_MODE": "Dense", "KNOWLEDGE_THRESHOLD": "0.5", "KNOWLEDGE_QUERY_PREFIX": ""}
+    assert from_environment({}) == from_environment({"KNOWLEDGE_QUERY_PREFIX": ""}) == KnowledgeSettings()
+    given = {
+        "DATA_PATH": "/d",
+        "KNOWLEDGE_MODE": "Dense",
+        "KNOWLEDGE_THRESHOLD": "0.5",
+        "KNOWLEDGE_QUERY_PREFIX": "none",
+    }
     expected = KnowledgeSettings(Path("/d"), mode="dense", threshold=0.5, query_prefix="")
     assert from_environment(given) == expected

@@ -18,7 +18,7 @@ def shapes(count: int) -> list[dict[str, Any]]:
     """`count` requests: short and long prompts, one token and many, whole and streamed, several choices."""
     return [
         {
-            "messages": f"{'word ' * (1 + 8 * (number % 3))}{number % 7}",
+            "messages": f"{'word ' * (1 + 4 * (number % 3))}{number % 7}",
             "max_tokens": (1, 2, 3, 6)[number % 4],
             "stream": number % 2 == 0,
             "ignore_eos": True,

@@ -1,6 +1,7 @@
 """The page in Chromium, against a real server and model: answers, stopping, settings, conversations, errors."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -217,7 +218,8 @@ def test_a_full_server_says_when_to_try_again(browser: Browser, launch: Any) -> 
     blocker.recv(1)
     problem = visit.answer("Hi").locator(".problem")
     assert problem.inner_text().startswith("The server cannot take the request now.")
-    assert "It suggests to try again in 1 s." in problem.inner_text()
+    (seconds,) = re.findall(r"It suggests to try again in (\d+) s\.", problem.inner_text())
+    assert 0 < int(seconds) < 600
     blocker.close()
     server.wait_idle()
     visit.set(max_tokens="4")

@@ -175,7 +175,7 @@ def test_libllama_aborts(launch: Launch, tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed(launch: Launch, tmp_path: Path) -> None:
-    doomed = Doomed(launch, tmp_path, "def befall(): os.kill(os.getpid(), signal.SIGKILL)")
+    doomed = Doomed(launch, tmp_path, "def befall(): os.kill(os.getpid(), signal.SIGKILL)", MODEL_THREADS="1")
     data, _, _ = doomed.befall()
     assert b"[DONE]" not in data
     doomed.check_replaced("crash")

@@ -48,7 +48,8 @@ class KnowledgeStats:
     :ivar state: "indexing", "waiting" for another indexer, "failed" (it tries again), or "idle".
     :ivar progress: share of the run under way that is done; None unless indexing.
     :ivar error: why the last run failed.
-    :ivar age: seconds since the store was last known to hold what the folder holds; 0 while changes are followed.
+    :ivar age: seconds since the store was last known to hold what the folder holds; 0 while changes are followed,
+        None before the first run has succeeded.
     """
 
     store: StoreStats
@@ -58,7 +59,7 @@ class KnowledgeStats:
     state: State
     progress: float | None
     error: str | None
-    age: float
+    age: float | None
 
 
 def open_store(settings: KnowledgeSettings) -> Store:
@@ -101,7 +102,8 @@ class Knowledge:
         self._thread: threading.Thread | None = None
         self._state: State = "idle"
         self._error: str | None = None
-        self._current_at = time.monotonic()
+        #: When the last run that succeeded began; and whether every change since then would have been noticed.
+        self._current_at: float | None = None
         self._followed = False
         self._progress = Progress()
         self._store: Store | None = None
@@ -181,8 +183,12 @@ class Knowledge:
             state=self._state,
             progress=self._progress.share if self._state == "indexing" else None,
             error=self._error,
-            age=0.0 if self._followed else time.monotonic() - self._current_at,
+            age=self._age(),
         )
+
+    def _age(self) -> float | None:
+        at = self._current_at
+        return 0.0 if self._followed else None if at is None else time.monotonic() - at
 
     def start_watching(self) -> None:
         """Indexes in a thread of its own: now, and with `settings.watch` whenever something in the folder changes.
@@ -197,7 +203,10 @@ class Knowledge:
         while not self._stop.is_set():
             try:
                 self._follow()
-            except OSError as error:  # no folder, or no more watches to be had: look again every few seconds
+            except (
+                OSError,
+                RuntimeError,
+            ) as error:  # no folder, or no more watches to be had: look again every few seconds
                 log.warning("%s cannot be watched: %s", self.settings.data_path, error)
                 self._run_once()
             if not self.settings.watch and self._state == "idle":
@@ -209,22 +218,28 @@ class Knowledge:
         folder = self.settings.data_path
         identity = folder.stat().st_ino
         first = True
-        # The watch begins before the first run, so that nothing falls between.
-        for changes in watchfiles.watch(
-            folder, stop_event=self._stop, watch_filter=None, yield_on_timeout=True, rust_timeout=200
-        ):
-            if (first or changes) and not self._run_once():
-                return
-            self._followed = self.settings.watch
-            if not self.settings.watch or (changes and folder.stat().st_ino != identity):
-                return
-            first = False
+        try:
+            # The watch begins before the first run, so that nothing falls between.
+            for changes in watchfiles.watch(
+                folder, stop_event=self._stop, watch_filter=None, yield_on_timeout=True, rust_timeout=200
+            ):
+                if (first or changes) and not self._run_once():
+                    return
+                if not self.settings.watch or (changes and folder.stat().st_ino != identity):
+                    return
+                first, self._followed = False, True
+        finally:
+            self._no_longer_followed()
+
+    def _no_longer_followed(self) -> None:
+        if self._followed:
+            self._current_at = time.monotonic()
+            self._followed = False
 
     def _run_once(self) -> bool:
         """Indexes; returns whether the store is up to date now."""
+        self._no_longer_followed()
         begin = time.monotonic()
-        if self._followed:
-            self._followed, self._current_at = False, begin
         try:
             self._state = "indexing"
             report = self._indexer.run()

@@ -82,10 +82,12 @@ def _connect(address: str, timeout: float) -> socket.socket:
     while True:
         try:
             # The first IPv4 address of a name, as llama.cpp takes it.
-            return socket.create_connection((socket.gethostbyname(host), int(port)), max(_PAUSE, timeout))
-        except OSError as error:
-            if time.monotonic() + _PAUSE > deadline:
-                raise RpcError(f"no RPC server can be reached at {address}: {error.strerror or error}") from None
+            left = max(_PAUSE, deadline - time.monotonic())
+            return socket.create_connection((socket.gethostbyname(host), int(port)), left)
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name can be like this
+            if time.monotonic() + _PAUSE > deadline or isinstance(error, UnicodeError):
+                reason = getattr(error, "strerror", None) or error
+                raise RpcError(f"no RPC server can be reached at {address}: {reason}") from None
         time.sleep(_PAUSE)
 
 

@@ -38,11 +38,12 @@ class KnowledgeMetrics(Collector):
         yield self._gauge("chunks", "Passages that can be found.", stats.n_chunks)
         yield self._gauge("tokens", "Tokens of all passages.", stats.n_tokens)
         yield self._gauge("bytes", "Size of the store.", stats.n_bytes)
-        yield self._gauge(
-            "age_seconds",
-            "Time since the store was last known to hold what the folder holds; 0 while changes are followed.",
-            known.age,
-        )
+        if known.age is not None:
+            yield self._gauge(
+                "age_seconds",
+                "Time since the store was last known to hold what the folder holds; 0 while changes are followed.",
+                known.age,
+            )
 
     def _gauge(self, name: str, meaning: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"lucid_knowledge_{name}", meaning, labels=("instance_label",))

@@ -14,7 +14,7 @@ NEWEST: Final = 0.2
 #: A prefill chunk is never smaller, so that a prompt always gets on; below it the matrix products lose their speed.
 SMALLEST_CHUNK: Final = 16
 
-#: A step may take this many times the target, beside its decoding, rather than compute less than a grain.
+#: Beside its decoding, a step may take this many times the target rather than compute less than a grain.
 TOLERANCE: Final = 1.5
 
 
@@ -51,16 +51,22 @@ class Pace:
         if not self._prefill_token:
             return 2 * SMALLEST_CHUNK
         fits = int((self.target - self.decode_seconds(rows)) / self._prefill_token)
-        if self.grain * self._prefill_token <= TOLERANCE * self.target:
+        if self.grain <= self._stretch:
             fits = max(fits, self.grain)
         return max(SMALLEST_CHUNK, min(self.largest_chunk, fits))
+
+    @property
+    def _stretch(self) -> float:
+        """Most prompt tokens of a step that is allowed to take longer than the target."""
+        return TOLERANCE * self.target / self._prefill_token if self._prefill_token else 0.0
 
     def piece(self, remaining: int, budget: int, first: bool) -> int:
         """How many of a prompt's `remaining` tokens to compute in a step that has room for `budget` more.
 
-        The rest of a prompt goes whole. The `first` prompt of a step always gets on, be it by less than a grain.
+        The rest of a prompt goes whole. The `first` prompt of a step always gets on, be it by less than a grain; its
+        rest may stretch the step, as another one would cost more.
         """
-        if remaining <= budget:
+        if remaining <= budget or (first and remaining <= min(self.grain, self._stretch)):
             return remaining
         return budget - budget % self.grain or (budget if first else 0)
 

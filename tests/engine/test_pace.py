@@ -71,9 +71,12 @@ def test_a_step_may_take_longer_rather_than_break_a_grain(target: float, chunk: 
         (350, 153, True, 128),
         (350, 153, False, 128),
         (350, 40, True, 40),
+        (60, 40, True, 60),
+        (70, 40, True, 40),
+        (60, 40, False, 0),
         (350, 40, False, 0),
         (40, 153, False, 40),
-        (40, 30, True, 30),
+        (40, 30, True, 40),
         (40, 0, False, 0),
     ],
 )

@@ -117,7 +117,7 @@ class Engine:
     def give_up(self, failure: EngineError) -> None:
         """End whatever runs or waits, and take no more, although the engine thread does not come round. Any thread."""
         log.critical("the engine is given up: %s", failure)
-        self.failure = failure
+        self.failure = self.failure or failure
         self._native.abort()
         self._end_all()
 
@@ -238,8 +238,9 @@ class Engine:
                     self._wake.wait(self._scheduler.next_expiry())
                 self._wake.clear()
         except BaseException as error:
-            self.failure = error
-            log.exception("the engine thread died")
+            if self.failure is None:  # else it was given up, and stumbles over what `_end_all` took from it
+                self.failure = error
+                log.exception("the engine thread died")
         finally:
             self._end_all()
 
@@ -394,7 +395,7 @@ class Engine:
         """Nobody may be left waiting for a token that never comes. Any thread."""
         with self._lock:
             self._closing = True
-            for generation, sampler in self._submitted:
+            for generation, sampler in list(self._submitted):  # the engine thread may be taking them
                 self._samplers[generation] = sampler
         reason = f"the engine failed: {self.failure}" if self.failure else "the engine was stopped"
         for generation in list(self._samplers):

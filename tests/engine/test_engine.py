@@ -11,6 +11,7 @@ from engine_cases import GREEDY, PASSAGE, MakeEngine, answer, chat, settle, text
 from engine import (
     DeadlineExceeded,
     EngineStopped,
+    EngineStuck,
     InvalidRequest,
     Layout,
     PromptTooLong,
@@ -290,3 +291,20 @@ def test_a_dead_engine_thread_leaves_nobody_waiting(model: Model, make_engine: M
     assert not engine.alive
     with pytest.raises(EngineStopped):
         engine.submit(Request(chat(model, "x"), 1))
+
+
+def test_an_engine_that_is_given_up_while_it_runs(
+    model: Model, make_engine: MakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Something else was stuck: the thread, which is well, adds neither a failure of its own nor a traceback."""
+    engine = make_engine(model, parallel=1)
+    generations = [engine.submit(Request(chat(model, "Count."), 800, GREEDY, ignore_eos=True)) for _ in range(2)]
+    assert generations[0].next(timeout=60) is not None
+    stuck = EngineStuck("the embedding model has made no step")
+    engine.give_up(stuck)
+    for generation in generations:
+        with pytest.raises(EngineStopped, match="embedding model"):
+            text_of(generation)
+    engine.close()
+    assert engine.failure is stuck
+    assert "the engine thread died" not in caplog.text

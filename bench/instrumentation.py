@@ -99,13 +99,7 @@ def step_cost(rows: int, repeats: int = 2000) -> float:
         for course in courses:
             course.token(done, 1e-5)
             counters.generated_tokens += 1
-        counters.steps += 1
-        counters.prefill_tokens += 0
-        counters.decode_seconds += 1e-2
-        counters.sampling_seconds += 1e-4
-        counters.step_seconds.add(done - begin)
-        counters.decode_rows.add(rows)
-        counters.prefill_rows.add(0)
+        counters.add_step(rows, 0, done - begin, 1e-2, 1e-4)
         counters.busy_seconds += clock() - begin
 
     return timeit(step, number=repeats) / repeats

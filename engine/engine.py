@@ -21,7 +21,7 @@ import numpy as np
 from engine.batching import fill
 from engine.calibration import apply, calibrate
 from engine.constraint import Constraints, MaskTable
-from engine.errors import EngineError, EngineStopped, GenerationFailed, InvalidRequest, PromptTooLong, QueueFull
+from engine.errors import EngineError, EngineStopped, GenerationFailed, QueueFull
 from engine.generation import LENGTH, STOP, End, Generation, GenerationGroup, Inbox, TokenLogprobs
 from engine.kv import KVCache
 from engine.logprobs import prompt_logprobs, token_logprobs
@@ -156,7 +156,7 @@ class Engine:
         submitted: list[tuple[Generation, Sampler | None]] = []
         try:
             for request in requests:
-                self._check(request)
+                request.check(self._kv.context, self.model.vocab.n_tokens)
                 sampler = make_sampler(request.sampling, self.model)
                 submitted.append((Generation(request, self.model.vocab, self._leave_early, inbox), sampler))
             with self._lock:
@@ -177,11 +177,18 @@ class Engine:
         with self._lock:
             self._check_room(count)
 
+    def has_room(self, count: int) -> bool:
+        """Whether `count` requests would find a place in the queue now."""
+        idle = len(self._kv.sequences) - len(self._scheduler.running)
+        return self._waiting() + count <= self.plan.max_queue + idle
+
     def _check_room(self, count: int) -> None:
-        waiting = len(self._submitted) + len(self._scheduler.waiting)
-        if waiting + count > self.plan.max_queue + self._idle_sequences():
+        if not self.has_room(count):
             self._counters.rejected += count
-            raise QueueFull(waiting, self._scheduler.retry_after())
+            raise QueueFull(self._waiting(), self._scheduler.retry_after())
+
+    def _waiting(self) -> int:
+        return len(self._submitted) + len(self._scheduler.waiting)
 
     @property
     def most_at_once(self) -> int:
@@ -203,18 +210,6 @@ class Engine:
             evictions=self._kv.evictions,
             counters=self._counters,
         )
-
-    def _check(self, request: Request) -> None:
-        """Raise `PromptTooLong` or `InvalidRequest` for a prompt that this model cannot take."""
-        if request.prompt.size >= self._kv.context:
-            raise PromptTooLong(int(request.prompt.size), self._kv.context - 1)
-        low, high = int(request.prompt.min()), int(request.prompt.max())
-        if low < 0 or high >= self.model.vocab.n_tokens:
-            token = low if low < 0 else high
-            raise InvalidRequest("prompt", f"token {token} is outside the vocabulary of {self.model.vocab.n_tokens}")
-
-    def _idle_sequences(self) -> int:
-        return len(self._kv.sequences) - len(self._scheduler.running)
 
     def _leave_early(self, generation: Generation, complete: bool) -> None:
         """The consumer wants no more: its stop string was found (`complete`), or it cancelled."""
@@ -303,13 +298,7 @@ class Engine:
             else:
                 self._hand_out(run, row, token, done, share)
         counters = self._counters
-        counters.steps += 1
-        counters.prefill_tokens += step.prefill_tokens
-        counters.decode_seconds += result.decode_seconds
-        counters.sampling_seconds += sampling_seconds
-        counters.step_seconds.add(done - begin)
-        counters.decode_rows.add(len(step.decode))
-        counters.prefill_rows.add(step.prefill_tokens)
+        counters.add_step(len(step.decode), step.prefill_tokens, done - begin, result.decode_seconds, sampling_seconds)
         counters.busy_seconds += clock() - begin
         if not scored:  # their rows of logits take time that other prompts do not
             self._pace.observe(len(step.decode), step.prefill_tokens, done - begin)

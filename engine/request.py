@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.constraint import Constraint
-from engine.errors import InvalidRequest
+from engine.errors import InvalidRequest, PromptTooLong
 from engine.timings import Timings
 
 #: Most alternatives per token that `SamplingParams.logprobs` may ask for.
@@ -142,6 +142,15 @@ class Request:
             raise InvalidRequest("stop", "a stop string must not be empty")
         if self.timeout is not None and not self.timeout > 0:
             raise InvalidRequest("timeout", f"the time limit must be positive, not {self.timeout}")
+
+    def check(self, context: int, vocabulary: int) -> None:
+        """Raise `PromptTooLong` or `InvalidRequest` if a model of these sizes, in tokens, cannot take the prompt."""
+        if self.prompt.size >= context:
+            raise PromptTooLong(int(self.prompt.size), context - 1)
+        low, high = int(self.prompt.min()), int(self.prompt.max())
+        if low < 0 or high >= vocabulary:
+            token = low if low < 0 else high
+            raise InvalidRequest("prompt", f"token {token} is outside the vocabulary of {vocabulary}")
 
     @property
     def may_reuse(self) -> bool:

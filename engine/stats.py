@@ -68,6 +68,18 @@ class Counters:
     prefill_rows: Tally = field(default_factory=lambda: Tally(BATCH_TOKENS))
     """Prompt tokens computed, per step."""
 
+    def add_step(
+        self, decoded: int, prefilled: int, seconds: float, decode_seconds: float, sampling_seconds: float
+    ) -> None:
+        """Count a step of `decoded` sequences' next tokens and `prefilled` prompt tokens that took `seconds`."""
+        self.steps += 1
+        self.prefill_tokens += prefilled
+        self.decode_seconds += decode_seconds
+        self.sampling_seconds += sampling_seconds
+        self.step_seconds.add(seconds)
+        self.decode_rows.add(decoded)
+        self.prefill_rows.add(prefilled)
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:

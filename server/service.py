@@ -125,9 +125,7 @@ class Service:
         if not self.slots.acquire(blocking=False):
             return True
         self.slots.release()
-        engine = self.loaded().engine
-        stats = engine.stats()
-        return stats.waiting >= engine.plan.max_queue + stats.sequences - stats.running
+        return not self.loaded().engine.has_room(1)
 
     @property
     def engine_failed(self) -> bool:

@@ -203,6 +203,7 @@ def test_a_full_queue_refuses_at_once(model: Model, make_engine: MakeEngine) -> 
     prompt = chat(model, "Count to one thousand.")
     running = [engine.submit(Request(prompt, 200, GREEDY, ignore_eos=True)) for _ in range(2)]
     assert running[0].next(timeout=60) is not None
+    assert not engine.has_room(1)
     with pytest.raises(QueueFull) as full:
         engine.submit(Request(prompt, 10, GREEDY))
     assert full.value.retry_after >= 1
@@ -210,6 +211,8 @@ def test_a_full_queue_refuses_at_once(model: Model, make_engine: MakeEngine) -> 
     for generation in running:
         generation.cancel()
     settle(engine)
+    assert engine.has_room(2)
+    assert not engine.has_room(3)
     assert answer(engine, prompt, 2)
 
 

@@ -44,6 +44,7 @@ class Answer:
         self._seen = [0] * len(requests)
         self._unfinished = len(requests)
         self._gone = False
+        self._behind = False
         self._closed = False
         service.take_slot()
         sock: socket.socket = exchange.request.environ["gunicorn.socket"]
@@ -92,8 +93,8 @@ class Answer:
     def next(self, timeout: float | None = None) -> tuple[int, Piece] | None:
         """Wait for the next piece of any generation, at most `timeout` seconds; return it with its request's index.
 
-        None when none came in time or when all are over. Raises `ApiError`, `ClientGoneError` if the client hung up,
-        and TimeoutError if it is too far behind with reading.
+        None when none came in time or when all are over. Raises `ApiError`, and `ClientGoneError` if the client hung
+        up.
         """
         exchange = self.exchange
         try:
@@ -106,7 +107,6 @@ class Answer:
             if exchange.first_token_seconds is None:
                 exchange.first_token_seconds = exchange.timings.total_seconds
             self._observe(index)
-            self._check_pace(index)
             if exchange.answered is not None:
                 exchange.answered.setdefault(index, []).append(piece.text)
             if piece.finish_reason:
@@ -115,6 +115,17 @@ class Answer:
         if self._gone:
             raise ClientGoneError
         return taken
+
+    def check_pace(self, index: int) -> None:
+        """Raise TimeoutError if the piece just taken of request `index` is old: writing those before it took too long.
+
+        For streams only, and not for their first piece: before it nothing waits for the client.
+        """
+        generation = self._group.generations[index]
+        count = generation.completion_tokens
+        if count and clock() - generation.course.token_times[count - 1] > self._service.config.client_timeout:
+            self._behind = True
+            raise TimeoutError("the client is too far behind")
 
     def close(self) -> None:
         """Cancel what still runs, free the slot, log and count the exchange. Only the first call does anything."""
@@ -129,9 +140,9 @@ class Answer:
         self._service.slots.release()
         exchange.cached_tokens = self.cached_tokens
         exchange.completion_tokens = self.completion_tokens
-        if self.over:
+        if self.over and not self._behind:
             self._service.vitals.answered = True
-        if not self.over and exchange.finish_reason != FAILED:
+        elif exchange.finish_reason != FAILED:
             exchange.finish_reason = CANCELLED
             exchange.status = CLIENT_CLOSED_REQUEST
 
@@ -139,13 +150,6 @@ class Answer:
         """Count the tokens that request `index` has got since the last call."""
         course = self._group.generations[index].course
         self._seen[index] = self._service.metrics.observe_tokens(course, self._seen[index])
-
-    def _check_pace(self, index: int) -> None:
-        """Raise TimeoutError if the newest token of request `index` is old: its client is slow to read."""
-        generation = self._group.generations[index]
-        count = generation.completion_tokens
-        if count and clock() - generation.course.token_times[count - 1] > self._service.config.client_timeout:
-            raise TimeoutError("the client is too far behind")
 
     def _on_gone(self) -> None:
         self._gone = True

@@ -89,6 +89,8 @@ def _stream(answer: Answer, reply: Reply, taken: tuple[int, Piece] | None) -> It
             if answer.over:
                 return
             taken = answer.next(answer.ping_seconds)
+            if taken is not None:
+                answer.check_pace(taken[0])
     except ClientGoneError:
         return
     except TimeoutError:  # too slow a client: its connection is broken off, or it might take this for the end

@@ -8,11 +8,16 @@ Knows sockets and times, nothing of HTTP.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Final
+
+#: What the system says when it has no descriptor, or no memory, for another connection.
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Connections:

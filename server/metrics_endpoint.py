@@ -7,7 +7,6 @@ is counted.
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 import sys
@@ -19,6 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from server.connections import SHORTAGES
 from server.kinds import Address
 from server.metrics_sum import Folder, SummedMetrics
 
@@ -26,9 +26,6 @@ log = logging.getLogger("server.metrics")
 
 #: Connections that are answered at once; further ones are closed.
 MOST: Final = 16
-
-#: What the system says when it has no descriptor, or no memory, for another connection.
-SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 #: How long no connection is taken after there was no file descriptor for one, in seconds.
 PAUSE: Final = 0.5

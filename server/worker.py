@@ -8,7 +8,6 @@ ends.
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import os
@@ -28,7 +27,7 @@ from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRe
 from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[attr-defined]
 
 from server import boot, config
-from server.connections import Connections, half_close
+from server.connections import SHORTAGES, Connections, half_close
 from server.errors import ApiError, internal
 from server.request_id import request_id
 from server.unreader import TimedUnreader
@@ -67,9 +66,6 @@ RESERVED_FILES: Final = 24
 
 #: Fewest connections taken, however few descriptors there are.
 FEWEST_CONNECTIONS: Final = 8
-
-#: What the system says when it has no descriptor, or no memory, for another connection.
-SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 #: How long a client may take to close a connection that is over, in seconds.
 LINGER: Final = 2.0

@@ -86,7 +86,7 @@ class Worker(ThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Seconds after which everything under way is to be ended; the latest entry counts.
+        #: How many seconds each signal leaves to what is under way; the one that ends first counts.
         self._stops: queue.SimpleQueue[float] = queue.SimpleQueue()
         self._connections = Connections(HEADER_TIMEOUT, BUSY_HEADER_TIMEOUT, self.cfg.threads)
         #: How many connections to take when nothing is short.
@@ -217,10 +217,12 @@ class Worker(ThreadWorker):
 
     def _run_closer(self) -> None:
         """Close the service when the time is up that a signal handler has left."""
-        seconds: float | None = None
+        seconds = self._stops.get()
+        until = time.monotonic() + seconds
         while True:
             try:
-                seconds = self._stops.get(timeout=seconds)
+                seconds = self._stops.get(timeout=max(0.0, until - time.monotonic()))
+                until = min(until, time.monotonic() + seconds)
             except queue.Empty:
                 self.wsgi.service.close()
                 self._connections.break_off_unread()

@@ -151,9 +151,9 @@ def test_sigterm_lets_answers_finish(launch: Launch) -> None:
     assert server.wait_exit() == 0
 
 
-@pytest.mark.parametrize("how", ["grace over", "interrupt", "second signal"])
+@pytest.mark.parametrize("how", ["grace over", "interrupt", "second signal", "the same again"])
 def test_answers_that_are_cut_off_end_with_an_error_event(launch: Launch, how: str) -> None:
-    grace = "600" if how == "second signal" else "0.5"
+    grace = {"second signal": "600", "the same again": "3"}.get(how, "0.5")
     server = launch(MODEL_CONTEXT="8192", MODEL_PARALLEL="1", GRACEFUL_TIMEOUT=grace, LOG_LEVEL="debug")
     server.wait_ready()
     sock = server.open_chat("Tell a story.", stream=True, max_tokens=8000, ignore_eos=True)
@@ -166,6 +166,11 @@ def test_answers_that_are_cut_off_end_with_an_error_event(launch: Launch, how: s
     if how == "second signal":
         eventually(lambda: "Handling signal: term" in server.output, "the first one is being obeyed")
         server.process.send_signal(signal.SIGINT)
+    if how == "the same again":
+        time.sleep(2.5)  # counted from here, the grace would outlast gunicorn's main loop
+        data += sock.recv(1 << 20)
+        assert b"event: error" not in data
+        os.killpg(server.process.pid, signal.SIGTERM)
     while more := sock.recv(65536):
         data += more
     assert b"event: error\ndata: " in data

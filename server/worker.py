@@ -30,6 +30,7 @@ from server import boot, config
 from server.connections import SHORTAGES, Connections, half_close
 from server.errors import ApiError, internal
 from server.request_id import request_id
+from server.threads import Threads
 from server.unreader import TimedUnreader
 from server.vitals import Vitals
 
@@ -127,6 +128,10 @@ class Worker(ThreadWorker):
             self.log.critical("the engine failed; this worker ends and another one takes its place")
             self.cfg.set("graceful_timeout", LAST_WORDS)
             self.alive = False
+
+    def get_thread_pool(self) -> Threads:
+        """Return the pool of threads that serve connections."""
+        return Threads(self.cfg.threads)
 
     def murder_pending(self) -> None:
         """Close connections that wait too long for their first byte; all such when the worker stops.

@@ -146,7 +146,10 @@ class SummedMetrics(Collector):
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Leave a snapshot now, and every `PERIOD` seconds while there are other workers."""
+        """Leave a snapshot now, and every `PERIOD` seconds while there are other workers.
+
+        One costs milliseconds, so a worker that is alone leaves them when it is scraped, and when it ends.
+        """
         self.publish()
         threading.Thread(target=self._run, name="metrics-publisher", daemon=True).start()
 
@@ -159,9 +162,12 @@ class SummedMetrics(Collector):
         ]
 
     def publish(self) -> None:
-        """Leave a snapshot for the others."""
-        with self._lock:
-            self._publish()
+        """Leave a snapshot for the others. Where that cannot be done now, a warning says why."""
+        try:
+            with self._lock:
+                self._publish()
+        except OSError as error:  # the process has no file descriptor left to read its own figures with
+            log.warning("no figures for the other workers: %s", error)
 
     def _publish(self) -> list[_Family]:
         families = [_family(metric) for metric in self._registry.collect()]

@@ -1,12 +1,20 @@
 """Several gunicorn workers: one scrape shows their sum, and a worker that is killed does not falsify it."""
 
 import os
+import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from prometheus_client import CollectorRegistry
 from server_process import ServerProcess, eventually
+
+from server.host_metrics import ProcessMetrics
+from server.metrics_sum import Folder, SummedMetrics
+from server.threads import Threads
 
 COUNTED = ("lucid_requests_total", "lucid_generated_tokens_total", "token_creation_duration_count")
 
@@ -57,3 +65,44 @@ def test_one_scrape_shows_the_sum_and_survives_a_kill(launch: Callable[..., Serv
     expected = dict(zip(COUNTED, (16, 64, 64), strict=True))
     eventually(lambda: totals(server) == expected, "counting goes on from there")
     assert server.metric("lucid_engine_info") == 1
+
+
+def test_a_worker_without_file_descriptors_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    registry = CollectorRegistry()
+    registry.register(ProcessMetrics("here"))
+    folder = Folder()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        summed = SummedMetrics(registry, folder)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            summed.publish()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert "Too many open files" in caplog.text
+        assert folder.names() == []
+        summed.publish()
+        assert len(folder.names()) == 1
+    finally:
+        folder.remove()
+
+
+def test_work_waits_where_no_thread_can_be_had(caplog: pytest.LogCaptureFixture) -> None:
+    with Threads(2) as pool:
+        begun, go = threading.Event(), threading.Event()
+
+        def hold() -> bool:
+            begun.set()
+            return go.wait(60)
+
+        first = pool.submit(hold)
+        assert begun.wait(60)
+        usual = threading.stack_size(1 << 46)  # more than there are addresses: the system refuses to make the thread
+        try:
+            second = pool.submit(threading.get_ident)
+        finally:
+            threading.stack_size(usual)
+        assert "no more than 1 threads" in caplog.text
+        go.set()
+        assert first.result(60)
+        assert second.result(60) != threading.get_ident()

@@ -27,6 +27,7 @@ PHASES: Final = (
     "parse",
     "embed",
     "search",
+    "turn",
     "template",
     "tokenize",
     "submit",

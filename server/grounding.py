@@ -44,7 +44,8 @@ def prompt(
     :returns: citations best first; None if documents were not searched.
     :raises ApiError: the chat is too long, or documents are asked for that this server does not have or reach.
     """
-    bare = build(NO_GROUNDS)
+    with loaded.turns.take(exchange.body_bytes, exchange.timings):
+        bare = build(NO_GROUNDS)
     knowledge, query = service.knowledge, _query(messages)
     if wanted is False or (wanted is None and (knowledge is None or query is None)):
         return bare, None
@@ -58,7 +59,10 @@ def prompt(
         if wanted is not None:
             raise
         return bare, []
-    return _fit(service, loaded, exchange, query, hits, max_tokens, bare, build)
+    if not hits:
+        return bare, []
+    with loaded.turns.take(exchange.body_bytes, exchange.timings):  # not while documents are searched
+        return _fit(service, loaded, exchange, query, hits, max_tokens, bare, build)
 
 
 def _fit(

@@ -2,18 +2,20 @@
 
 Rendering and tokenizing a megabyte takes a second and tens of megabytes of memory. Were every HTTP thread free to do
 that at once, the engine's threads would be a few among a hundred, and answers under way would come to a stand. So
-requests take turns, in two lines, so that a short chat never waits for a long text. Knows sizes and threads; knows
-nothing of text.
+requests take turns, in two lines, so that a short chat never waits for a long text; in each, who came first goes
+first. Knows sizes, threads and where waiting is booked; knows nothing of text.
 """
 
 from __future__ import annotations
 
-import os
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from engine import Timings
+from llama_native import available_cpus
 from server.errors import unavailable
 
 #: Bodies of so many bytes stand in the line for large ones. Smaller ones take some milliseconds each.
@@ -23,38 +25,81 @@ LARGE: Final = 16 << 10
 PATIENCE: Final = 30.0
 
 
+class Line:
+    """Lets a few threads at once pass, first come, first served.
+
+    A semaphore would not: whoever comes while a woken thread is not yet running takes its place, and those who have
+    waited longest wait on.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        """At most `at_once` threads are between `enter` and `leave`."""
+        self._lock = threading.Lock()
+        self._free = at_once  # 0 while anybody waits
+        self._waiting: deque[threading.Event] = deque()
+
+    def enter(self, seconds: float | None) -> bool:
+        """Wait for a place, for ever if `seconds` is None. Returns whether there was one; then `leave` is due."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return True
+            called = threading.Event()
+            self._waiting.append(called)
+        if called.wait(seconds):
+            return True
+        with self._lock:
+            if called.is_set():  # in the moment in which patience ended
+                return True
+            self._waiting.remove(called)
+            return False
+
+    def leave(self) -> None:
+        """Give the place to the thread that has waited longest."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._free += 1
+
+
 class Turns:
     """Lets a few threads at once prepare requests; the others wait."""
 
     def __init__(self, places: int) -> None:
         """At most `places` large requests may have their turn or wait for it, so that threads are left for others."""
-        # In each line, a quarter of the processors: half of them stay with the engine.
-        at_once = max(1, (os.cpu_count() or 1) // 4)
+        # A quarter of the processors for each line, at least one: from four on, half of them stay with the engine.
+        at_once = max(1, available_cpus() // 4)
         self._places = threading.BoundedSemaphore(places)
-        self._small = threading.BoundedSemaphore(at_once)
-        self._large = threading.BoundedSemaphore(at_once)
+        self._small = Line(at_once)
+        self._large = Line(at_once)
 
     @contextmanager
-    def take(self, size: int) -> Iterator[None]:
-        """Have a turn for a request whose body has `size` bytes. Raises `ApiError` (503) if there is none."""
+    def take(self, size: int, timings: Timings) -> Iterator[None]:
+        """Have a turn for a request whose body has `size` bytes; the wait is its phase `turn`.
+
+        Raises `ApiError` (503) if too many large requests wait, or if this one has waited for `PATIENCE`.
+        """
         if size < LARGE:
-            with self._turn(self._small):
+            with self._turn(self._small, timings):
                 yield
             return
         if not self._places.acquire(blocking=False):
             raise unavailable("The server is at its limit: too many large requests wait.", "queue_full", 1)
         try:
-            with self._turn(self._large):
+            with self._turn(self._large, timings):
                 yield
         finally:
             self._places.release()
 
     @contextmanager
-    def _turn(self, line: threading.BoundedSemaphore) -> Iterator[None]:
-        if not line.acquire(timeout=PATIENCE):
+    def _turn(self, line: Line, timings: Timings) -> Iterator[None]:
+        with timings.phase("turn"):
+            entered = line.enter(PATIENCE)
+        if not entered:
             message = f"The server is at its limit: other requests were read for {PATIENCE:g} s."
             raise unavailable(message, "queue_timeout", 1)
         try:
             yield
         finally:
-            line.release()
+            line.leave()

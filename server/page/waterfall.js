@@ -8,6 +8,7 @@ const PHASES = {
   parse: "read and check the request",
   embed: "embed the question",
   search: "search the documents",
+  turn: "wait for a turn to be read",
   template: "render the chat template",
   tokenize: "text to tokens",
   submit: "hand the request to the engine",

@@ -33,8 +33,7 @@ def create(service: Service, exchange: Exchange) -> Response:
     exchange.messages = body.messages
 
     def build(grounds: Grounds) -> Tokens:
-        with loaded.turns.take(exchange.body_bytes):
-            return loaded.prompts.chat(body.messages, body.template_variables, exchange.timings, tools, grounds)
+        return loaded.prompts.chat(body.messages, body.template_variables, exchange.timings, tools, grounds)
 
     prompt, citations = grounding.prompt(
         service, loaded, exchange, body.messages, body.knowledge, body.answer_limit, build

@@ -29,7 +29,7 @@ def create(service: Service, exchange: Exchange) -> Response:
         body.check()
         models.require(service, body.model)
     generate.check_count(loaded, body, len(body.prompts), "prompt")
-    with loaded.turns.take(exchange.body_bytes):
+    with loaded.turns.take(exchange.body_bytes, exchange.timings):
         prompts = [_tokens(loaded, prompt, exchange.timings) for prompt in body.prompts]
     requests = generate.requests(
         service,

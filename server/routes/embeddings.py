@@ -34,7 +34,7 @@ def create(service: Service, exchange: Exchange) -> Response:
         models.require_embedding(service, body.model)
         if body.dimensions not in (None, embedder.dimensions):
             raise invalid("dimensions", f"this model's vectors have {embedder.dimensions} dimensions, no fewer or more")
-    with service.loaded().turns.take(exchange.body_bytes), exchange.timings.phase("tokenize"):
+    with service.loaded().turns.take(exchange.body_bytes, exchange.timings), exchange.timings.phase("tokenize"):
         inputs = [_tokens(item, index, embedder) for index, item in enumerate(body.inputs)]
     service.take_slot()
     try:

@@ -31,7 +31,7 @@ def create(service: Service, exchange: Exchange) -> Response:
         messages = body.messages()
         tools = shown_tools(body.form)
     exchange.messages = messages
-    with loaded.turns.take(exchange.body_bytes):
+    with loaded.turns.take(exchange.body_bytes, exchange.timings):
         prompt = loaded.prompts.chat(messages, body.template_variables, exchange.timings, tools, param=NAMES.messages)
     thoughts = generate.opened_thoughts(loaded, prompt)
     structure = plan(loaded.engine.constraints, loaded.prompts.tool_format, body.form, thoughts)

@@ -38,7 +38,7 @@ def tokenize(service: Service, exchange: Exchange) -> Response:
     with exchange.timings.phase("parse"):
         body = read_json(exchange, _tokenize, service.config.max_body_bytes)
     parts = [body.content] if isinstance(body.content, str) else body.content
-    with loaded.turns.take(exchange.body_bytes), exchange.timings.phase("tokenize"):
+    with loaded.turns.take(exchange.body_bytes, exchange.timings), exchange.timings.phase("tokenize"):
         tokens = _tokens(
             parts, vocab, add_special=bool(body.add_special), parse_special=body.parse_special is not False
         )
@@ -54,7 +54,7 @@ def detokenize(service: Service, exchange: Exchange) -> Response:
     vocab = loaded.vocab
     with exchange.timings.phase("parse"):
         body = read_json(exchange, _detokenize, service.config.max_body_bytes)
-    with loaded.turns.take(exchange.body_bytes), exchange.timings.phase("detokenize"):
+    with loaded.turns.take(exchange.body_bytes, exchange.timings), exchange.timings.phase("detokenize"):
         for index, token in enumerate(body.tokens):
             check_token(token, vocab, f"tokens[{index}]")
         content = b"".join(vocab.token_bytes(token, True) for token in body.tokens)
@@ -67,7 +67,7 @@ def apply_template(service: Service, exchange: Exchange) -> Response:
     with exchange.timings.phase("parse"):
         body = read_json(exchange, _apply_template, service.config.max_body_bytes)
         models.require(service, body.model)
-    with loaded.turns.take(exchange.body_bytes), exchange.timings.phase("template"):
+    with loaded.turns.take(exchange.body_bytes, exchange.timings), exchange.timings.phase("template"):
         prompt = loaded.prompts.text(body.messages, body.chat_template_kwargs)
     return exchange.json(ApplyTemplateBody(prompt))
 

@@ -94,7 +94,9 @@ def test_timings_tell_where_the_time_went(server: ServerProcess, stream: bool) -
     timings = answer.events[-2]["timings"] if stream else answer.json["timings"]
     phases = timings["phases"]
     assert set(phases) <= set(PHASES)
-    assert {"parse", "template", "tokenize", "queue", "prefill", "decode", "sampling", "detokenize"} <= set(phases)
+    assert {"parse", "turn", "template", "tokenize", "queue", "prefill", "decode", "sampling", "detokenize"} <= set(
+        phases
+    )
     assert all(seconds >= 0 for seconds in phases.values())
     assert timings["predicted_n"] == 16
     assert timings["prompt_n"] > 0

@@ -127,7 +127,7 @@ def test_the_phases_are_child_spans_with_their_true_times(
     span, children, last_chunk = conversation
     assert all(child["parent"] == span["span"] and child["trace"] == TRACE for child in children)
     by_name = {child["name"]: child for child in children}
-    order = ["parse", "template", "tokenize", "submit", "queue", "prefill", "decode"]
+    order = ["parse", "turn", "template", "tokenize", "submit", "queue", "prefill", "decode"]
     assert set(by_name) == {*order, "detokenize", "write"}
     for before, after in pairwise(order):
         assert abs(by_name[after]["begin"] - by_name[before]["end"]) < 1000, (before, after)  # ns of rounding

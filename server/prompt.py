@@ -77,7 +77,7 @@ class PromptBuilder:
 
         `tools` are what the model is told that it may call; `grounds` go into the last user message, or where
         MODEL_PROMPT_TEMPLATE has them; `param` is what errors about the messages name. Raises `ApiError`: for messages
-        the template refuses, for text that is longer than any prompt can be, and while the template is busy.
+        the template refuses, for text that is longer than any prompt can be, and while the template cannot be used.
         """
         with timings.phase("template"):
             text = self._text(messages, variables, tools, grounds, param)
@@ -133,7 +133,7 @@ class PromptBuilder:
         except TemplateError as error:
             raise invalid(param, str(error)) from error
         except TemplateBusyError as error:
-            raise unavailable(f"The server is at its limit: {error}.", "template_busy", 1) from error
+            raise unavailable(f"The chat template cannot be used now: {error}.", "template_busy", 1) from error
         except RecursionError as error:
             raise invalid(param, "they, their tools or template variables are nested too deeply") from error
 

@@ -11,7 +11,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ import msgspec
 
 from engine import clock
 from server.structured.formats import detect
+from server.turns import Line
 
 log = logging.getLogger("server.template")
 
@@ -44,7 +44,7 @@ class TemplateError(Exception):
 
 
 class TemplateBusyError(Exception):
-    """Others' messages kept the template for so long that these had no turn; the message says so."""
+    """The template cannot be used now, through no fault of these messages; the message says why."""
 
 
 class _Rendered(msgspec.Struct):
@@ -71,8 +71,12 @@ class ChatTemplate:
         #: How the model writes calls of tools.
         self.tool_format = detect(source)
         self._constants = {"bos_token": bos_token, "eos_token": eos_token, "documents": None}
-        self._lock = threading.Lock()
-        self._process: _Process | None = _Process(source)
+        self._line = Line(1)
+        self._closed = False
+        try:
+            self._process: _Process | None = _Process(source)
+        except OSError as failure:
+            raise TemplateError(f"the model's chat template cannot be compiled: {failure}") from failure
 
     def render(
         self,
@@ -85,14 +89,15 @@ class ChatTemplate:
         `messages` are dictionaries with `role`, `content` (text) and what else the request gave. `variables` are
         further template variables. `tools` are shown by templates that know them. Raises `TemplateError` if the
         template fails, refuses the messages, or takes too long or too much memory; `TemplateBusyError` if that befell
-        others in front for so long that these messages had no turn.
+        others in front for so long that these messages had no turn, if the process cannot be started again, and after
+        `close`.
         """
         if not self._knows_developer:
             messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
         given = {"messages": messages, "tools": tools, "add_generation_prompt": True}
         values = {**(variables or {}), **self._constants, **given}
-        if not self._lock.acquire(timeout=RENDER_SECONDS):
-            raise TemplateBusyError("other requests keep the chat template busy")
+        if not self._line.enter(RENDER_SECONDS):
+            raise TemplateBusyError("other requests keep it busy")
         try:
             rendered = self._ask(values)
         except OSError as error:
@@ -104,22 +109,32 @@ class ChatTemplate:
         except msgspec.MsgspecError as error:  # lone surrogates
             raise TemplateError("the chat template writes what is not text") from error
         finally:
-            self._lock.release()
+            self._line.leave()
         if rendered.text is None:
             raise TemplateError(f"the chat template refuses these messages: {rendered.error}")
         return rendered.text
 
     def _ask(self, values: dict[str, Any]) -> _Rendered:
         """Render in the process, in a new one if it has died since: that is not the fault of these messages."""
+        if self._closed:
+            raise TemplateBusyError("the server is shutting down")
         if self._process is None or self._process.dead:
             self._end()
-            self._process = _Process(self._source)
+            try:
+                self._process = _Process(self._source)
+            except (OSError, TemplateError) as error:  # the template has been compiled before
+                log.error("the chat template's process cannot be started again: %s", error)
+                raise TemplateBusyError("its process cannot be started") from error
         return self._process.ask(values, RENDER_SECONDS)
 
     def close(self) -> None:
-        """End the process. May be called twice."""
-        with self._lock:
+        """End the process; no other is started. May be called twice."""
+        self._closed = True
+        self._line.enter(None)
+        try:
             self._end()
+        finally:
+            self._line.leave()
 
     def _end(self) -> None:
         if self._process is not None:
@@ -131,20 +146,25 @@ class _Process:
     """One child process with the compiled template."""
 
     def __init__(self, source: str) -> None:
+        """Start it. Raises `TemplateError` if `source` is no valid template, OSError if the process does not start."""
         ours, theirs = socket.socketpair()
         self._socket = ours
         with theirs:
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", str(_PROGRAM)],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            try:
+                self._child = subprocess.Popen(
+                    [sys.executable, "-P", str(_PROGRAM)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError:
+                ours.close()
+                raise
         try:
             error = self.ask({"source": source}, START_SECONDS).error
-        except OSError as failure:
+        except OSError:
             self.kill()
-            raise TemplateError(f"the model's chat template cannot be compiled: {failure}") from failure
+            raise
         if error is not None:
             self.kill()
             raise TemplateError(f"the model's chat template is broken: {error}")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,7 +16,7 @@ from server import template
 from server.errors import ApiError
 from server.prompt import PromptBuilder
 from server.schema.chat import Message
-from server.template import ChatTemplate, TemplateError
+from server.template import ChatTemplate, TemplateBusyError, TemplateError
 
 #: A template that computes until it is stopped.
 ENDLESS = "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}"
@@ -135,6 +136,39 @@ def test_a_process_that_died_between_two_requests_fails_neither() -> None:
         os.kill(chat._process._child.pid, signal.SIGKILL)
         chat._process._child.wait(30)
         assert chat.render(MESSAGES) == "hi"
+
+
+@pytest.mark.parametrize("broken", ["python", "program"])
+def test_a_process_that_cannot_be_started_again_is_not_the_messages_fault(
+    broken: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with closing(ChatTemplate("{{ messages[0].content }}", "", "")) as chat:
+        assert chat._process is not None
+        chat._process._child.kill()
+        chat._process._child.wait(30)
+        with monkeypatch.context() as patch:
+            if broken == "python":
+                patch.setattr(sys, "executable", str(tmp_path / "none"))
+            else:
+                patch.setattr(template, "_PROGRAM", tmp_path / "none.py")
+            with pytest.raises(TemplateBusyError, match="cannot be started"):
+                chat.render(MESSAGES)
+            before = set(Path("/proc/self/fd").iterdir())
+            with pytest.raises(TemplateBusyError, match="cannot be started"):
+                chat.render(MESSAGES)
+            assert set(Path("/proc/self/fd").iterdir()) <= before
+            with pytest.raises(TemplateError, match="cannot be compiled"):
+                ChatTemplate("x", "", "")
+        assert chat.render(MESSAGES) == "hi"
+
+
+def test_a_closed_template_starts_no_process() -> None:
+    chat = ChatTemplate("x", "", "")
+    chat.close()
+    with pytest.raises(TemplateBusyError, match="shutting down"):
+        chat.render(MESSAGES)
+    assert chat._process is None
+    chat.close()
 
 
 def test_the_process_ends_with_its_parent() -> None:

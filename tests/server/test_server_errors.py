@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from server_process import PATIENCE, ServerProcess, user
+from server_process import PATIENCE, ServerProcess, eventually, user
 from werkzeug.routing import Map, Rule
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
@@ -267,4 +267,4 @@ def test_request_ids_go_in_and_out(server: ServerProcess) -> None:
     assert len(made) == 3 and all(name.startswith("req_") for name in made)
     assert server.get("/health", X_Request_Id="has spaces").headers["X-Request-Id"].startswith("req_")
     assert server.get("/nothing", X_Request_Id="mine-2").headers["X-Request-Id"] == "mine-2"
-    assert "id=mine-2" in server.output
+    eventually(lambda: "id=mine-2" in server.output, "the request is logged")

@@ -50,6 +50,8 @@ def test_a_body_that_comes_byte_by_byte(server: ServerProcess, framing: bytes) -
         dripping = threading.Thread(target=drip)
         dripping.start()
         answer = sock.recv(4096)
+        while b'"request_timeout"' not in answer and (more := sock.recv(4096)):  # head and body may come apart
+            answer += more
         over.set()
         dripping.join()
     assert answer.startswith(b"HTTP/1.1 408 ")

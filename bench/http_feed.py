@@ -36,7 +36,6 @@ from bench.servers import Common, ours
 from llama_native import Batch, Context, ContextParams, FlashAttention, Model
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 #: Milliseconds between the chunks of a paced stream.
 PACE: Final = 20
 
@@ -53,16 +52,6 @@ class Run(NamedTuple):
 
     rate: float
     cpu: float
-
-
-def processor_seconds(server: ServerProcess) -> float:
-    """Processor time of the server's worker processes so far, user and system, of all threads."""
-    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-    ticks = 0
-    for child in children:
-        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / _TICKS
 
 
 def step_seconds(model: Model, streams: int, steps: int = 200) -> float:
@@ -98,14 +87,14 @@ def feed(server: ServerProcess, streams: int, tokens: int) -> Run:
         "logit_bias": {str(free_model.LETTER): 100},
     }
     body = json.dumps(content).encode()
-    before = processor_seconds(server)
+    before = server.cpu_seconds()
     begin = time.perf_counter()
     done = run_streams(server.port, "/v1/chat/completions", streams, body)
     seconds = time.perf_counter() - begin
     chunks = sum(stream.chunks for stream in done)
     if not all(stream.complete for stream in done):
         raise RuntimeError(f"{sum(not stream.complete for stream in done)} streams did not end as they should")
-    return Run(chunks / seconds, (processor_seconds(server) - before) / chunks)
+    return Run(chunks / seconds, (server.cpu_seconds() - before) / chunks)
 
 
 def service(options: argparse.Namespace) -> tuple[dict[int, list[Run]], dict[int, float]]:

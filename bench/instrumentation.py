@@ -2,7 +2,8 @@
 
 On: metrics, a log line for each request, every request traced and sent to an OTLP receiver in another process, and a
 Prometheus that scrapes every second. Off: METRICS=off, LOG_LEVEL=warning, no traces, nobody scrapes. Two servers take
-turns under the same load, so that a slow moment of the machine meets both. The engine's share is counted: what its
+turns under the same load, so that a slow moment of the machine meets both. The receiver and the client share its cores
+with the server, so the server's own processor time a token is given too. The engine's share is counted: what its
 instrumentation costs for one step, measured on the real objects, against how long a step takes.
 """
 
@@ -31,7 +32,7 @@ from bench.summary import summarize
 from engine import WRITE, Counters, Timings, clock
 
 OFF = {"METRICS": "off", "LOG_LEVEL": "warning"}
-HEADER = ("round", "on tok/s", "off tok/s", "on/off")
+HEADER = ("round", "on tok/s", "off tok/s", "on/off", "on CPU ms/token", "off CPU ms/token", "on/off")
 
 
 class _Receiver(BaseHTTPRequestHandler):
@@ -141,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     common = Common(options.model, options.threads, options.clients, 1024)
     metrics_port = free_port()
     rounds: list[tuple[float, float]] = []
+    processor: list[tuple[float, float]] = []
     errors = 0
     with ExitStack() as stack:
         spans = stack.enter_context(receiver())
@@ -152,29 +154,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         servers = [stack.enter_context(ours(common, variables).start()).wait_ready() for variables in (on, OFF)]
         endpoints = [Endpoint(server.url, body("rusty_llm", options.max_tokens)) for server in servers]
         for number in range(options.rounds):
-            rates = [0.0, 0.0]
+            rates, cpu = [0.0, 0.0], [0.0, 0.0]
             for which in (0, 1) if number % 2 == 0 else (1, 0):
                 watched = scraping(metrics_port) if which == 0 else ExitStack()
+                before = servers[which].cpu_seconds()
                 with watched:
                     run = load(endpoints[which], "chat", options.clients, options.requests, f"{number}")
                 summary = summarize(run)
                 errors += summary.errors
                 rates[which] = summary.output_rate
+                cpu[which] = 1e3 * (servers[which].cpu_seconds() - before) / max(summary.output_tokens, 1)
             rounds.append((rates[0], rates[1]))
+            processor.append((cpu[0], cpu[1]))
             say(f"round {number + 1}: on {rates[0]:.1f}, off {rates[1]:.1f} tok/s")
         step_seconds = _mean_step(metrics_port)
-    ratio = statistics.median(on_rate / off_rate for on_rate, off_rate in rounds)
+    ratio, cpu_ratio = (statistics.median(first / second for first, second in pairs) for pairs in (rounds, processor))
     step, lap = step_cost(options.clients), lap_cost()
     print(machine_line(machine()))
-    print(table(HEADER, [(str(i + 1), a, b, a / b) for i, (a, b) in enumerate(rounds)]))
-    print(f"median of on/off: {ratio:.4f} ({100 * (1 - ratio):+.2f} % cost)")
+    rows = [
+        (str(i + 1), *a, a[0] / a[1], *b, b[0] / b[1]) for i, (a, b) in enumerate(zip(rounds, processor, strict=True))
+    ]
+    print(table(HEADER, rows))
+    print(
+        f"median of on/off: output rate {ratio:.4f} ({100 * (1 - ratio):+.2f} % cost), "
+        f"the server's processor time a token {cpu_ratio:.4f}"
+    )
     print(
         f"engine: {1e6 * step:.1f} us of instrumentation in a step of {options.clients} tokens, which takes "
         f"{1e3 * step_seconds:.1f} ms: {100 * step / step_seconds:.3f} %; "
         f"answering thread: {1e6 * lap:.1f} us a token"
     )
     if options.json:
-        results = {"rounds": rounds, "ratio": ratio, "step_cost": step, "step_seconds": step_seconds, "lap_cost": lap}
+        results = {"rounds": rounds, "ratio": ratio, "processor": processor, "processor_ratio": cpu_ratio}
+        results |= {"step_cost": step, "step_seconds": step_seconds, "lap_cost": lap}
         write_json(options.json, "bench.instrumentation", {**vars(options), "json": None}, results)
     return 1 if errors else 0
 

@@ -114,6 +114,17 @@ class ServerProcess:
                 pss += kib["Pss"] * 1024
         return Memory(max(rss, default=0), pss, len(rss))
 
+    def cpu_seconds(self) -> float:
+        """Processor time of the group's processes so far, of all their threads; to the nanosecond, on Linux.
+
+        The clock's number is what glibc's clock_getcpuclockid(3) makes of a process id.
+        """
+        seconds = 0.0
+        for pid in self.members():
+            with contextlib.suppress(OSError):
+                seconds += time.clock_gettime(~pid << 3 | 2)
+        return seconds
+
     def members(self) -> list[int]:
         """The processes of the group."""
         found = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
 from collections import Counter
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from bench.drain import get
 
 #: How long the server may take to come to rest after the last client, in seconds.
 REST = 60.0
@@ -29,19 +30,10 @@ class Accounts:
     generated_tokens: float
 
 
-def _get(port: int, path: str) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().read()
-    finally:
-        connection.close()
-
-
 def wait_indexed(port: int) -> None:
     """Wait until all documents can be searched. Raises `NeverAtRestError`."""
     deadline = time.monotonic() + REST
-    while not ((found := json.loads(_get(port, "/v1/knowledge")))["files"] and found["indexing"]["state"] == "idle"):
+    while not ((found := json.loads(get(port, "/v1/knowledge")))["files"] and found["indexing"]["state"] == "idle"):
         if time.monotonic() > deadline:
             raise NeverAtRestError(f"the documents are not indexed after {REST:g} s: {found['indexing']}")
         time.sleep(0.2)
@@ -50,7 +42,7 @@ def wait_indexed(port: int) -> None:
 def gauges(metrics_port: int) -> tuple[int, int]:
     """Requests running and waiting now, from the metrics, which have a thread of their own."""
     found = {"lucid_requests_running": 0.0, "lucid_requests_waiting": 0.0}
-    for line in _get(metrics_port, "/metrics").decode().splitlines():
+    for line in get(metrics_port, "/metrics").decode().splitlines():
         if (name := line.partition("{")[0]) in found:
             found[name] += float(line.split()[-1])
     return int(found["lucid_requests_running"]), int(found["lucid_requests_waiting"])
@@ -64,10 +56,10 @@ def at_rest(port: int, metrics_port: int) -> Accounts:
             raise NeverAtRestError(f"{busy[0]} sequences run and {busy[1]} requests wait {REST:g} s after the end")
         time.sleep(0.2)
     time.sleep(1.0)  # the last answers are counted after their last byte is out
-    totals: dict[str, Any] = json.loads(_get(port, "/v1/engine"))["totals"]
+    totals: dict[str, Any] = json.loads(get(port, "/v1/engine"))["totals"]
     statuses: Counter[str] = Counter()
     tokens = 0.0
-    for family in text_string_to_metric_families(_get(metrics_port, "/metrics").decode()):
+    for family in text_string_to_metric_families(get(metrics_port, "/metrics").decode()):
         for found in family.samples:
             if found.name == "lucid_requests_total" and found.labels["route"] != "/v1/engine":
                 statuses[found.labels["status"]] += int(found.value)

@@ -35,7 +35,7 @@ def test_the_clock_jumps(launch: Callable[..., ServerProcess], tmp_path: Path) -
 
     assert shows(0)
     books = Books(server)
-    with Streams(server, 6, 12) as streams:
+    with Streams(server.port, 6, 12) as streams:
         for seconds in (DAY, -DAY, 0):
             jump(seconds)
             assert shows(seconds)
@@ -47,7 +47,7 @@ def test_the_clock_jumps(launch: Callable[..., ServerProcess], tmp_path: Path) -
     for name in ("lucid_request_seconds_sum", "lucid_phase_seconds_sum", "token_creation_duration_sum"):
         assert 0 < server.metric(name) < DAY / 2
 
-    with Streams(server, 6, 60) as streams:
+    with Streams(server.port, 6, 60) as streams:
         eventually(lambda: now(server)["running"] == 4, "it is busy")
         server.process.send_signal(signal.SIGTERM)
         days = 0

@@ -41,7 +41,7 @@ def test_the_worker_is_killed_under_load_and_the_server_told_to_stop(launch: Lau
     server = launch()
     server.wait_ready()
     kills = 2
-    with Streams(server, CLIENTS, TOKENS) as streams:
+    with Streams(server.port, CLIENTS, TOKENS) as streams:
         for _ in range(kills):
             seen = whole(streams)
             eventually(lambda seen=seen: whole(streams) >= seen + CLIENTS, "answers come")  # type: ignore[misc]
@@ -70,7 +70,7 @@ def test_sigterm_under_load_lets_every_stream_finish(launch: Launch) -> None:
     server = launch()
     server.wait_ready()
     books = Books(server)
-    with Streams(server, CLIENTS, TOKENS) as streams:
+    with Streams(server.port, CLIENTS, TOKENS) as streams:
         eventually(lambda: whole(streams) >= CLIENTS, "answers come")
         eventually(lambda: now(server)["running"] == 4, "it is busy")
         server.process.send_signal(signal.SIGTERM)

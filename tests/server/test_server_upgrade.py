@@ -1,19 +1,16 @@
-"""A rolling restart of two servers behind nginx with deploy/nginx.conf, under load: no request fails."""
+"""A rolling restart of two servers behind nginx with deploy/nginx.conf, under load: no stream fails."""
 
-import http.client
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
 import pytest
-from server_process import PATIENCE, ROOT, ServerProcess, eventually, free_port, user
+from server_process import PATIENCE, ROOT, ServerProcess, eventually, free_port
+from streams import Streams
 
 CLIENTS = 4
 
@@ -32,45 +29,6 @@ def nginx_configuration(folder: Path, port: int, servers: list[int]) -> Path:
         f"events {{}}\nhttp {{\naccess_log off;\n{temporary}{text}}}\n"
     )
     return path
-
-
-class Load:
-    """Clients that ask one question after another until they are stopped; keeps every outcome."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._stop = threading.Event()
-        self.outcomes: list[int | str] = []
-        self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(PATIENCE)
-
-    def more(self, count: int) -> None:
-        """Wait for that many further outcomes."""
-        goal = len(self.outcomes) + count
-        eventually(lambda: len(self.outcomes) >= goal, "requests are answered")
-
-    def _ask(self) -> None:
-        body = json.dumps({"messages": user("Count."), "max_tokens": 4})
-        while not self._stop.is_set():
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
-            try:
-                connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-                response = connection.getresponse()
-                response.read()
-                self.outcomes.append(response.status)
-            except (OSError, http.client.HTTPException) as error:
-                self.outcomes.append(repr(error))
-            finally:
-                connection.close()
 
 
 def test_rolling_restart(tmp_path: Path) -> None:
@@ -98,7 +56,7 @@ def test_rolling_restart(tmp_path: Path) -> None:
         stack.callback(proxy.wait, PATIENCE)
         stack.callback(proxy.send_signal, signal.SIGQUIT)
         eventually((tmp_path / "pid").exists, "nginx runs")
-        with Load(port) as load:
+        with Streams(port, CLIENTS, max_tokens=4) as load:
             load.more(2 * CLIENTS)
             for index, server in enumerate(old):
                 server.process.send_signal(signal.SIGTERM)
@@ -107,4 +65,4 @@ def test_rolling_restart(tmp_path: Path) -> None:
                 new = start(index, f"new-{index}")
                 new.wait_ready()
                 eventually(lambda new=new: "POST /v1/chat" in new.output, "the new one gets requests")  # type: ignore[misc]
-        assert set(load.outcomes) == {200}
+        assert set(load.outcomes) == {"whole"}

@@ -5,7 +5,7 @@ import json
 import threading
 from typing import Self
 
-from server_process import PATIENCE, ServerProcess, user
+from server_process import PATIENCE, eventually, user
 
 #: How a request ended: "whole"; with an "error event"; "broken off" in the stream; "refused" with a 503; "unreachable",
 #: without an answer. Anything else says what came.
@@ -41,11 +41,11 @@ def ask(port: int, max_tokens: int) -> Outcome:
 class Streams:
     """`clients` threads that ask for streams of `max_tokens` until they are stopped."""
 
-    def __init__(self, server: ServerProcess, clients: int, max_tokens: int) -> None:
+    def __init__(self, port: int, clients: int, max_tokens: int) -> None:
         self._stop = threading.Event()
         self.outcomes: list[Outcome] = []
         self._threads = [
-            threading.Thread(target=self._ask, args=(server.port, max_tokens), daemon=True) for _ in range(clients)
+            threading.Thread(target=self._ask, args=(port, max_tokens), daemon=True) for _ in range(clients)
         ]
 
     def __enter__(self) -> Self:
@@ -57,6 +57,11 @@ class Streams:
         self._stop.set()
         for thread in self._threads:
             thread.join(PATIENCE)
+
+    def more(self, count: int) -> None:
+        """Wait for that many further outcomes."""
+        goal = len(self.outcomes) + count
+        eventually(lambda: len(self.outcomes) >= goal, "requests are answered")
 
     def _ask(self, port: int, max_tokens: int) -> None:
         while not self._stop.is_set():

@@ -1,27 +1,24 @@
 """What seeing inside costs: output rate with all instrumentation on against all off, and the engine's own share.
 
-On: metrics, a log line for each request, every request traced and sent to an OTLP receiver in another process, and a
-Prometheus that scrapes every second. Off: METRICS=off, LOG_LEVEL=warning, no traces, nobody scrapes. Two servers take
-turns under the same load, so that a slow moment of the machine meets both. The receiver and the client share its cores
-with the server, so the server's own processor time a token is given too. The engine's share is counted: what its
+On: metrics, a log line for each request, every request traced and sent to an OTLP receiver, and /metrics scraped every
+second. Receiver and scraper are processes of their own (`bench.watchers`). Off: METRICS=off, LOG_LEVEL=warning, no
+traces, nobody scrapes. Two servers take turns under the same load, so that a slow moment of the machine meets both.
+Receiver, scraper and client share the machine's cores with the server, so the server's own processor time a token is
+given too. How long the scrapes took under that load has a bar as well. The engine's share is counted: what its
 instrumentation costs for one step, measured on the real objects, against how long a step takes.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
+import math
 import statistics
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing import get_context
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from timeit import timeit
-from typing import Any
+from typing import Final, NamedTuple
 
 from bench.client import Endpoint
 from bench.http import body, load
@@ -29,64 +26,42 @@ from bench.processes import free_port
 from bench.report import end_cleanly, fail, machine, machine_line, say, table, write_json
 from bench.servers import Common, ours
 from bench.summary import summarize
+from bench.watchers import Scraper, receiver, scrape
 from engine import WRITE, Counters, Timings, clock
+
+#: Share of the output rate that instrumentation may cost, and seconds of which 99% of the scrapes stay below.
+COST_BAR: Final = 0.02
+SCRAPE_BAR: Final = 0.1
 
 OFF = {"METRICS": "off", "LOG_LEVEL": "warning"}
 HEADER = ("round", "on tok/s", "off tok/s", "on/off", "on CPU ms/token", "off CPU ms/token", "on/off")
 
 
-class _Receiver(BaseHTTPRequestHandler):
-    """Takes spans and forgets them."""
+class Verdict(NamedTuple):
+    """A bar with the figure that was measured, as text, and whether it is met."""
 
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        """Answer as an OTLP endpoint does."""
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        """Log nothing."""
+    bar: str
+    figure: str
+    met: bool
 
 
-def _receive(port: int) -> None:
-    ThreadingHTTPServer(("127.0.0.1", port), _Receiver).serve_forever()
+def judge(rates: Sequence[tuple[float, float]], scrapes: Sequence[float]) -> list[Verdict]:
+    """Both bars. `rates`: output tokens/s on and off, a pair a round; the median of on/off decides.
+
+    `scrapes`: seconds of each, infinite for one that failed. Without any scrape the second bar is missed.
+    """
+    cost = 1 - statistics.median(on / off for on, off in rates)
+    p50, p99, most = (1e3 * _quantile(scrapes, share) for share in (0.5, 0.99, 1.0))
+    scraped = f"p50 {p50:.1f}, p99 {p99:.1f}, max {most:.1f} ms of {len(scrapes)} scrapes"
+    return [
+        Verdict(f"output rate: under {100 * COST_BAR:g} % lost", f"{100 * cost:.2f} % lost", cost < COST_BAR),
+        Verdict(f"/metrics under full load: p99 under {1e3 * SCRAPE_BAR:g} ms", scraped, p99 < 1e3 * SCRAPE_BAR),
+    ]
 
 
-@contextmanager
-def receiver() -> Iterator[int]:
-    """An OTLP receiver in a process of its own; gives its port."""
-    port = free_port()
-    process = get_context("spawn").Process(target=_receive, args=(port,), daemon=True)
-    process.start()
-    try:
-        yield port
-    finally:
-        process.terminate()
-        process.join()
-
-
-@contextmanager
-def scraping(port: int) -> Iterator[None]:
-    """Scrape the metrics at `port` every second, as a busy Prometheus would."""
-    over = threading.Event()
-
-    def run() -> None:
-        while not over.wait(1.0):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.request("GET", "/metrics")
-            connection.getresponse().read()
-            connection.close()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+def _quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that `share` of all do not exceed (nearest rank: one value may be infinite); NaN of none."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else math.nan
 
 
 def step_cost(rows: int, repeats: int = 2000) -> float:
@@ -127,25 +102,30 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--clients", type=int, default=8, help="clients at once, and slots (default: %(default)s)")
     parser.add_argument("--requests", type=int, default=24, help="requests a run (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=48, help="tokens an answer (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="runs of each (default: %(default)s)")
+    parser.add_argument("--scrape-seconds", type=float, default=1.0, help="between scrapes (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     parsed = parser.parse_args(arguments)
+    if min(parsed.threads, parsed.clients, parsed.requests, parsed.max_tokens, parsed.rounds) < 1:
+        parser.error("--threads, --clients, --requests, --max-tokens and --rounds must be at least 1")
+    if not parsed.scrape_seconds > 0:
+        parser.error("--scrape-seconds must be positive")
     if not Path(parsed.model).is_file():
         fail(f"--model {parsed.model}: no such file; run: make model")
     return parsed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run both servers in turns and print the ratio; exit code 1 when a request failed."""
+    """Run both servers in turns and print the ratio; exit code 1 when a bar is missed or a request failed."""
     options = parse_arguments(arguments)
     end_cleanly()
     common = Common(options.model, options.threads, options.clients, 1024)
     metrics_port = free_port()
     rounds: list[tuple[float, float]] = []
     processor: list[tuple[float, float]] = []
-    errors = 0
     with ExitStack() as stack:
         spans = stack.enter_context(receiver())
+        scraper = stack.enter_context(Scraper(metrics_port, options.scrape_seconds))
         on = {
             "PROMETHEUS_HTTP_ADDRESS": f"127.0.0.1:{metrics_port}",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{spans}",
@@ -156,12 +136,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in range(options.rounds):
             rates, cpu = [0.0, 0.0], [0.0, 0.0]
             for which in (0, 1) if number % 2 == 0 else (1, 0):
-                watched = scraping(metrics_port) if which == 0 else ExitStack()
+                watched = scraper.watching() if which == 0 else nullcontext()
                 before = servers[which].cpu_seconds()
                 with watched:
                     run = load(endpoints[which], "chat", options.clients, options.requests, f"{number}")
                 summary = summarize(run)
-                errors += summary.errors
+                if summary.errors:
+                    say(f"error: {summary.errors} requests failed: {'; '.join(summary.first_errors)}")
+                    return 1
                 rates[which] = summary.output_rate
                 cpu[which] = 1e3 * (servers[which].cpu_seconds() - before) / max(summary.output_tokens, 1)
             rounds.append((rates[0], rates[1]))
@@ -175,29 +157,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (str(i + 1), *a, a[0] / a[1], *b, b[0] / b[1]) for i, (a, b) in enumerate(zip(rounds, processor, strict=True))
     ]
     print(table(HEADER, rows))
-    print(
-        f"median of on/off: output rate {ratio:.4f} ({100 * (1 - ratio):+.2f} % cost), "
-        f"the server's processor time a token {cpu_ratio:.4f}"
-    )
+    print(f"median of on/off: output rate {ratio:.4f}, the server's processor time a token {cpu_ratio:.4f}")
     print(
         f"engine: {1e6 * step:.1f} us of instrumentation in a step of {options.clients} tokens, which takes "
         f"{1e3 * step_seconds:.1f} ms: {100 * step / step_seconds:.3f} %; "
         f"answering thread: {1e6 * lap:.1f} us a token"
     )
+    verdicts = judge(rounds, scraper.seconds)
+    print(table(("bar", "figure", ""), [(bar, figure, "pass" if met else "FAIL") for bar, figure, met in verdicts]))
     if options.json:
         results = {"rounds": rounds, "ratio": ratio, "processor": processor, "processor_ratio": cpu_ratio}
         results |= {"step_cost": step, "step_seconds": step_seconds, "lap_cost": lap}
+        results |= {"scrapes": scraper.seconds, "met": [verdict.met for verdict in verdicts]}
         write_json(options.json, "bench.instrumentation", {**vars(options), "json": None}, results)
-    return 1 if errors else 0
+    return 0 if all(verdict.met for verdict in verdicts) else 1
 
 
 def _mean_step(metrics_port: int) -> float:
     """Mean duration of the instrumented server's steps in seconds, from its own metrics."""
-    time.sleep(0.1)
-    connection = http.client.HTTPConnection("127.0.0.1", metrics_port, timeout=10)
-    connection.request("GET", "/metrics")
-    lines = connection.getresponse().read().decode().splitlines()
-    connection.close()
+    lines = scrape(metrics_port)[1].decode().splitlines()
     values = {line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("lucid_step_seconds_")}
     return values["lucid_step_seconds_sum"] / values["lucid_step_seconds_count"]
 

@@ -1,0 +1,71 @@
+"""`bench.instrumentation`: its bars, and its scraper against a real HTTP server."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from bench.instrumentation import judge
+from bench.processes import free_port
+from bench.watchers import Scraper, scrape
+
+FAST = [0.01] * 98
+
+
+@pytest.mark.parametrize(
+    ("rates", "scrapes", "met"),
+    [
+        ([(98.1, 100.0)] * 3, FAST, [True, True]),
+        ([(97.9, 100.0)] * 3, FAST, [False, True]),
+        ([(98.0, 100.0), (50.0, 100.0), (101.0, 100.0)], FAST, [False, True]),
+        ([(99.0, 100.0), (50.0, 100.0), (101.0, 100.0)], FAST, [True, True]),
+        ([(1.0, 1.0)], [*FAST, 0.2, 0.01], [True, True]),
+        ([(1.0, 1.0)], [*FAST, 0.2, 0.2], [True, False]),
+        ([(1.0, 1.0)], [*FAST, math.inf, math.inf], [True, False]),
+        ([(1.0, 1.0)], [], [True, False]),
+    ],
+)
+def test_bars(rates: list[tuple[float, float]], scrapes: list[float], met: list[bool]) -> None:
+    """The median round decides on the rate; of a hundred scrapes, one may be slow or fail."""
+    assert [verdict.met for verdict in judge(rates, scrapes)] == met
+
+
+class _Metrics(BaseHTTPRequestHandler):
+    """Answers /metrics and notes when; nothing else is known."""
+
+    came: list[float] = []  # noqa: RUF012 (of one test)
+
+    def do_GET(self) -> None:
+        self.came.append(time.perf_counter())
+        self.send_response(200 if self.path == "/metrics" else 404)
+        self.end_headers()
+        self.wfile.write(b"up 1\n")
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_the_scraper_scrapes_only_while_it_watches() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Metrics) as served:
+        threading.Thread(target=served.serve_forever).start()
+        try:
+            with Scraper(served.server_address[1], 0.02) as scraper:
+                for runs in (1, 2):
+                    with scraper.watching():
+                        deadline = time.monotonic() + 60
+                        while len(_Metrics.came) < 3 * runs and time.monotonic() < deadline:
+                            time.sleep(0.01)
+                    seen = len(_Metrics.came)
+                    time.sleep(0.1)
+                    assert len(_Metrics.came) == seen >= 3 * runs
+                assert len(scraper.seconds) == seen
+                assert all(0 < seconds < math.inf for seconds in scraper.seconds)
+        finally:
+            served.shutdown()
+
+
+def test_a_scrape_that_fails_took_forever() -> None:
+    assert scrape(free_port())[0] == math.inf

@@ -20,7 +20,7 @@ from typing import Final
 
 PACKAGES: Final = ("manpages", "manpages-dev", "python3.11-doc")
 
-#: Documents with fewer words say too little to be found; those with more would take most of the time.
+#: Documents with fewer words say too little to be found; those with more are left out unless they are asked for.
 MIN_WORDS: Final = 40
 MAX_WORDS: Final = 4_000
 
@@ -46,15 +46,25 @@ class KnownItem:
         return self.file.partition("/")[0]
 
 
-def load(per_kind: int, seed: int = 0) -> list[KnownItem]:
-    """Returns up to `per_kind` documents of each kind, drawn with `seed`, sorted by file. Raises `CorpusError`."""
+def load(per_kind: int, seed: int = 0, *, skip: int = 0, max_words: int = MAX_WORDS) -> list[KnownItem]:
+    """Returns up to `per_kind` documents of each kind, drawn with `seed`, sorted by file. Raises `CorpusError`.
+
+    :param skip: leave out the documents that `load(skip, seed)` gives: those that something was chosen on.
+    :param max_words: longer documents are left out.
+    """
     root = _unpacked()
     sources = root / "python3.11-doc/usr/share/doc/python3.11/html/_sources"
     items: list[KnownItem] = []
     for kind in (_man_pages(root), _library(sources / "library"), _faq(sources / "faq")):
-        found = [item for item in kind if MIN_WORDS <= len(item.text.split()) <= MAX_WORDS]
-        items += random.Random(seed).sample(found, min(per_kind, len(found)))
+        items += draw(list(kind), per_kind, seed, skip, max_words)
     return sorted(items, key=lambda item: item.file)
+
+
+def draw(kind: Sequence[KnownItem], per_kind: int, seed: int, skip: int, max_words: int) -> list[KnownItem]:
+    """Returns up to `per_kind` documents of a kind; the parameters are those of `load`."""
+    skipped = {item.file for item in draw(kind, skip, seed, 0, MAX_WORDS)} if skip else set()
+    found = [item for item in kind if item.file not in skipped and MIN_WORDS <= len(item.text.split()) <= max_words]
+    return random.Random(seed).sample(found, min(per_kind, len(found)))
 
 
 def folder() -> Path:

@@ -13,6 +13,8 @@ import pytest
 from bench import corpus, grounding, retrieval
 from bench.corpus import KnownItem
 from bench.knowledge_postgres import enlarge
+from knowledge.knowledge import Knowledge
+from knowledge.settings import KnowledgeSettings
 from knowledge.store import Chunk, Hit
 
 
@@ -27,21 +29,66 @@ def test_help(root: Path, name: str) -> None:
 
 
 def test_ndcg_of_one_right_document() -> None:
-    files = {f"{i}": 1.0 - i / 100 for i in range(20)}
+    files = [f"{i}" for i in range(20)]
     assert retrieval.ndcg(files, "0") == 1
     assert retrieval.ndcg(files, "1") == pytest.approx(1 / np.log2(3))
     assert retrieval.ndcg(files, "9") == pytest.approx(1 / np.log2(11))
     assert retrieval.ndcg(files, "10") == retrieval.ndcg(files, "absent") == 0
 
 
-def test_fusions() -> None:
-    dense, lexical = [hit("a", 0, 0.9), hit("b", 0, 0.8), hit("b", 1, 0.2)], [hit("b", 0, 12.0), hit("c", 0, 6.0)]
-    fused = retrieval.rrf(dense, lexical, 60)
-    assert fused["b"] == pytest.approx(0.5 / 62 + 0.5 / 61) and fused["a"] == pytest.approx(0.5 / 61)
-    assert list(retrieval.files_of(dense).items()) == [("a", 0.9), ("b", 0.8)]
-    weighted = retrieval.convex(dense, lexical, 0.5)
-    assert weighted == pytest.approx({"a": 0.45, "b": 0.9, "c": 0.1 + 0.25})
-    assert retrieval.convex(dense, [], 0.5)["a"] == 0.45 and retrieval.rrf([], []) == {}
+def test_the_default_row_is_the_search_that_ships(root: Path, tmp_path: Path) -> None:
+    texts = {
+        "man/printer.txt": "The screw-printer presses ink with a wooden screw.",
+        "man/ink.txt": "Ink is boiled from soot, honey and lamp oil.",
+        "faq/museum.txt": "The museum opens at nine and shows old machines.",
+    }
+    asked = ["How does the screw printer press ink?", "honey soot", "Completely unrelated: zebras of Mongolia?"]
+    items = [KnownItem(file, text, q) for (file, text), q in zip(texts.items(), asked, strict=True)]
+    retrieval.write_corpus(items, tmp_path / "texts")
+    settings = KnowledgeSettings(
+        tmp_path / "texts", root / "model/embed.gguf", url=str(tmp_path / "k.sqlite"), threads=1
+    )
+    with Knowledge(settings) as knowledge:
+        knowledge.index()
+        found = retrieval.evaluate(knowledge.store, knowledge.embedder, items)
+        shipped = [
+            retrieval.ndcg([hit.file for hit in knowledge.search(item.question, top_k=10, merge=False).hits], item.file)
+            for item in items
+        ]
+    assert found.scores[retrieval.DEFAULT].tolist() == shipped
+    assert shipped[0] == 1 and shipped[2] == 0  # what the threshold leaves out counts as not found
+    assert found.scores[retrieval.DENSE][2] > 0 and len(found.answerable) == 3
+    assert {name: group.sum() for name, group in found.groups.items()} == {"faq": 1, "man": 2, "cut off": 0}
+
+
+def test_bars_of_retrieval() -> None:
+    rng = np.random.default_rng(0)
+    scores = {name: rng.random(50) / 10 for name in (*retrieval.SEARCHES, retrieval.WHOLE)}
+    scores[retrieval.DEFAULT] += 0.3
+    scores[retrieval.DENSE] += 0.2
+    compared = {(d.first, d.second): d for d in retrieval.differences(scores)}
+    chunks = compared[retrieval.DENSE, retrieval.WHOLE]
+    assert chunks.met and 0.1 < chunks.low < chunks.mean < chunks.high < 0.3
+    assert compared[retrieval.DEFAULT, retrieval.DENSE].verdict == "pass"
+    assert compared[retrieval.DEFAULT, retrieval.PLAIN].verdict == "-"  # not the best of the three
+    scores[retrieval.WHOLE] += 0.4
+    scores[retrieval.PLAIN] += 0.5
+    missed = [(d.first, d.second) for d in retrieval.differences(scores) if d.met is False]
+    assert missed == [
+        (retrieval.DEFAULT, retrieval.PLAIN),
+        (retrieval.DENSE, retrieval.WHOLE),
+        (retrieval.DEFAULT, retrieval.WHOLE),
+    ]
+
+
+def test_documents_that_were_chosen_on_are_left_out() -> None:
+    kind = [KnownItem(f"man/{i}", "word " * (3000 + 20 * i), f"{i}?") for i in range(100)]
+    chosen = corpus.draw(kind, 40, 0, 0, corpus.MAX_WORDS)
+    others = corpus.draw(kind, 100, 0, 40, 30_000)
+    assert len(chosen) == 40 and len(others) == 60
+    assert not {item.file for item in chosen} & {item.file for item in others}
+    assert max(len(item.text.split()) for item in chosen) <= corpus.MAX_WORDS
+    assert max(len(item.text.split()) for item in others) > corpus.MAX_WORDS
 
 
 def test_bootstrap_interval() -> None:

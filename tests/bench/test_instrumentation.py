@@ -1,11 +1,16 @@
-"""`bench.instrumentation`: its bars, and its scraper against a real HTTP server."""
+"""`bench.instrumentation`: its bars, its scraper against a real HTTP server, and the command end to end."""
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +74,23 @@ def test_the_scraper_scrapes_only_while_it_watches() -> None:
 
 def test_a_scrape_that_fails_took_forever() -> None:
     assert scrape(free_port())[0] == math.inf
+
+
+def test_the_command(root: Path, chat_model_path: Path, tmp_path: Path) -> None:
+    """Tiny, so what it measures is noise: the exit code must be the printed verdicts', whatever they are."""
+    path = tmp_path / "instrumentation.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench.instrumentation", "--model", str(chat_model_path), "--rounds", "2"),
+            *("--clients", "2", "--requests", "2", "--max-tokens", "12", "--scrape-seconds", "0.02"),
+            *("--json", str(path)),
+        ],
+        cwd=root, env=os.environ | {"MODEL_CALIBRATE": "off"}, capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode == ("FAIL" in done.stdout)
+    results = json.loads(path.read_text())["results"]
+    assert len(results["rounds"]) == len(results["processor"]) == 2
+    assert done.returncode == (not all(results["met"]))
+    assert results["scrapes"] and None not in results["scrapes"]
+    assert f"of {len(results['scrapes'])} scrapes" in done.stdout

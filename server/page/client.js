@@ -42,7 +42,15 @@ export async function* chat(request, key, signal) {
 
 /** Return the body of GET /v1/engine. Throws `ServerError`. */
 export async function engine(key, signal) {
-  return (await send("v1/engine", key, { signal })).json();
+  const response = await send("v1/engine", key, { signal });
+  let body = null;
+  try {
+    body = await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error; // else: cut short, or not JSON, so not from our server
+  }
+  if (body?.object !== "engine") throw new ServerError("What answered is not the engine; is something between this page and the server?");
+  return body;
 }
 
 /** Fetch, with the key if there is one; a response that is not a success is thrown. */

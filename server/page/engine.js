@@ -42,16 +42,18 @@ export class EngineStrip {
   async #ask() {
     const asking = new AbortController();
     this.#asking = asking;
-    let pause = SECOND;
+    let pause = PATIENCE;
     try {
       this.#show(await engine(this.#key(), asking.signal));
+      pause = SECOND;
     } catch (error) {
       if (asking.signal.aborted) return;
       if (!(error instanceof ServerError)) throw error;
       this.#fail(error);
-      pause = PATIENCE;
+    } finally {
+      // However it went, the strip goes on.
+      if (!asking.signal.aborted && this.#asking === asking) this.#timer = setTimeout(() => this.#ask(), pause);
     }
-    if (!document.hidden && this.#asking === asking) this.#timer = setTimeout(() => this.#ask(), pause);
   }
 
   #show(body) {

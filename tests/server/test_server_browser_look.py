@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from browser import Visit
 from playwright.sync_api import Browser, expect
-from server_process import ServerProcess
+from server_process import ServerProcess, eventually
 
 
 def test_keys_alone_are_enough(visit: Visit) -> None:
@@ -136,6 +136,24 @@ def test_the_engine_is_asked_only_while_the_page_is_seen(visit: Visit) -> None:
     page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     page.wait_for_timeout(500)
     assert asked
+
+
+def test_the_strip_goes_on_after_answers_that_make_no_sense(visit: Visit) -> None:
+    script = """() => {
+        const { fetch, setTimeout } = window;
+        const reset = new ReadableStream({ start: (body) => body.error(new TypeError("connection reset")) });
+        const answers = ["<html>a proxy's page</html>", reset, "null", "{}"];
+        window.shown = [];
+        window.setTimeout = (then, pause) => setTimeout(then, pause / 10);
+        window.fetch = (...request) => {
+            window.shown.push(document.querySelector("#model").textContent);
+            return answers.length ? Promise.resolve(new Response(answers.shift())) : fetch(...request);
+        };
+    }"""
+    visit.page.evaluate(script)
+    eventually(lambda: visit.page.evaluate("shown.length") > 5, "the engine is asked again")
+    assert visit.page.evaluate("shown.slice(0, 5)") == ["rusty_llm", *["unreachable"] * 4]
+    expect(visit.page.locator("#model")).to_have_text("rusty_llm")
 
 
 def test_the_strip_opens_the_engines_settings(visit: Visit) -> None:

@@ -42,7 +42,7 @@ def test_markup_of_the_model_stays_text(visit: Visit) -> None:
     assert turn.locator(".answer :is(img, script, svg, a, iframe)").count() == 0
 
 
-def test_markup_of_documents_stays_text(visit: Visit) -> None:
+def test_markup_in_citations_stays_text(visit: Visit) -> None:
     citations = [
         {"file": markup, "chunk": index, "score": 0.9 - index / 10, "text": markup}
         for index, markup in enumerate(MARKUP)

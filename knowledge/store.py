@@ -27,6 +27,10 @@ class StoreMismatchError(StoreError):
     """The store's vectors were made by another embedding model: index again, or use the model they were made with."""
 
 
+class StoreTakenError(StoreError):
+    """Another indexer has made the store anew with other settings since this one wrote it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How the vectors of a store were made. A store holds one recipe; another one means indexing everything again.

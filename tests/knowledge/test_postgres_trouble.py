@@ -1,4 +1,4 @@
-"""The PostgreSQL store while the database is paused, locked or away."""
+"""The PostgreSQL store while the database is paused, locked or away, and with indexers that disagree."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 
 from knowledge import indexer, knowledge, postgres
 from knowledge.embedder import Embedder
+from knowledge.indexer import Indexer
 from knowledge.knowledge import Knowledge
 from knowledge.postgres import PostgresStore
 from knowledge.postgres_connections import connection_settings
 from knowledge.settings import KnowledgeSettings
-from knowledge.store import StoreError
+from knowledge.store import StoreError, StoreTakenError
 from tests.knowledge.stores import document, vectors, write
 
 
@@ -144,3 +145,23 @@ def test_indexing_goes_on_after_an_outage_and_loses_nothing(
         ):
             assert followed.search(query, mode="lexical", top_k=1).hits[0].file == file
         assert followed.search("w001x", mode="lexical").hits == ()
+
+
+def test_indexers_that_disagree_do_not_undo_each_others_work(
+    store: PostgresStore, embedder: Embedder, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("A text of some words. " * 30)
+
+    def made(chunk_tokens: int) -> Indexer:
+        return Indexer(store, embedder, KnowledgeSettings(tmp_path, chunk_tokens=chunk_tokens, chunk_overlap=0))
+
+    first, second = made(100), made(50)
+    first.run()
+    assert second.run().rebuilt  # started later
+    with pytest.raises(StoreTakenError, match=r"chunk_tokens 50, here 100.* same settings"):
+        first.run()
+    assert second.run().unchanged == 1
+    third = made(100)  # the first one, started again
+    assert third.run().rebuilt and first.run().unchanged == 1
+    with pytest.raises(StoreTakenError):
+        second.run()

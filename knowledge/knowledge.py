@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -166,8 +166,12 @@ class Knowledge:
             fusion=self._fusion,
         )
         if merge:
-            hits = merge_neighbours(hits, lambda text: len(self.embedder.vocab.tokenize(text)))
+            hits = self.merge(hits)
         return SearchResult(tuple(hits), {"embed": embedded - started, "search": time.perf_counter() - embedded})
+
+    def merge(self, hits: Sequence[Hit]) -> list[Hit]:
+        """Returns the hits, best first, with chunks that are neighbours in their file joined into one."""
+        return merge_neighbours(hits, lambda text: len(self.embedder.vocab.tokenize(text)))
 
     def index(self, progress: bool = False) -> IndexReport:
         """Brings the store up to date with the folder, in this thread. Raises as `Indexer.run` does."""

@@ -109,7 +109,12 @@ class Config:
     ]
     knowledge_context_tokens: Annotated[
         int,
-        Variable(kinds.integer(1), "1024", "Most tokens of found passages in a prompt, as the chat model counts them."),
+        Variable(
+            kinds.integer(1),
+            "1024",
+            "Most tokens of found passages, as the chat model counts them, counted once; a prompt with {context} twice "
+            "has them twice.",
+        ),
     ]
     knowledge_document_prefix: Annotated[
         str | None,

@@ -1,7 +1,8 @@
 """Answers from documents: finds passages for a chat, fits them into the model's context, and makes citations of them.
 
-The query is the last user message. Passages are taken best first, as long as they fit: together they have at most
-KNOWLEDGE_CONTEXT_TOKENS, and with prompt and answer no more than the model's context. What was left out is not cited.
+The query is the last user message. Chunks are taken best first until one does not fit: together they have at most
+KNOWLEDGE_CONTEXT_TOKENS, and with prompt and answer no more than the model's context. Only then are neighbours joined
+to passages, so that a long run of good chunks is shortened and not lost. What was left out is not cited.
 Knows searches and token counts; where the passages stand in a prompt is `server.prompt`'s business.
 """
 
@@ -54,7 +55,8 @@ def prompt(
     if query is None:
         raise invalid("knowledge", "there is no user message to search for")
     try:
-        hits = search(knowledge, exchange, query, wanted if isinstance(wanted, KnowledgeOptions) else None)
+        options = wanted if isinstance(wanted, KnowledgeOptions) else None
+        hits = search(knowledge, exchange, query, options, merge=False)
     except ApiError:
         if wanted is not None:
             raise
@@ -62,12 +64,13 @@ def prompt(
     if not hits:
         return bare, []
     with loaded.turns.take(exchange.body_bytes, exchange.timings):  # not while documents are searched
-        return _fit(service, loaded, exchange, query, hits, max_tokens, bare, build)
+        return _fit(service, loaded, knowledge, exchange, query, hits, max_tokens, bare, build)
 
 
 def _fit(
     service: Service,
     loaded: Loaded,
+    knowledge: Knowledge,
     exchange: Exchange,
     query: str,
     hits: Sequence[Hit],
@@ -75,23 +78,28 @@ def _fit(
     bare: Tokens,
     build: Callable[[Grounds], Tokens],
 ) -> tuple[Tokens, list[Citation]]:
-    """Return the prompt with as many of `hits` as there is room for, and their citations. `bare` is it without any."""
+    """Return the prompt with the best of `hits`, as many as there is room for, and their citations.
+
+    :param hits: single chunks, best first.
+    :param bare: the prompt without any.
+    """
     config = service.config
     answer = min(max_tokens or config.model_max_token, loaded.engine.context_size // _ANSWER_SHARE)
     room = loaded.engine.context_size - answer
     copies = (config.model_prompt_template or config.knowledge_prompt).count("{context}")
+    left = min(config.knowledge_context_tokens, (room - bare.size) // copies)
     taken: list[Hit] = []
-    used = 0
     with exchange.timings.phase("tokenize"):
         for hit in hits:
-            size = loaded.vocab.tokenize(hit.chunk.text).size
-            if used + size <= min(config.knowledge_context_tokens, (room - bare.size) // copies):
-                taken.append(hit)
-                used += size
+            left -= loaded.vocab.tokenize(hit.chunk.text).size
+            if left < 0:
+                break
+            taken.append(hit)
     while taken:
-        grounded = build(grounds(query, taken))
+        passages = knowledge.merge(taken)
+        grounded = build(grounds(query, passages))
         if grounded.size <= room:
-            return grounded, [cite(hit) for hit in taken]
+            return grounded, [cite(hit) for hit in passages]
         taken.pop()
     return bare, []
 
@@ -107,11 +115,18 @@ def grounds(query: str, hits: Sequence[Hit]) -> Grounds:
     return Grounds(context, best_sentence(query, [hit.chunk.text for hit in hits]))
 
 
-def search(knowledge: Knowledge, exchange: Exchange, query: str, options: KnowledgeOptions | None) -> list[Hit]:
-    """Return the passages for `query`, best first, and note the phases embed and search. Raises `ApiError`."""
+def search(
+    knowledge: Knowledge, exchange: Exchange, query: str, options: KnowledgeOptions | None, merge: bool = True
+) -> list[Hit]:
+    """Return the passages for `query`, best first, and note the phases embed and search. Raises `ApiError`.
+
+    `merge` joins chunks that are neighbours in their file.
+    """
     options = options or KnowledgeOptions()
     try:
-        result = knowledge.search(query, top_k=options.top_k, mode=options.mode, threshold=options.threshold)
+        result = knowledge.search(
+            query, top_k=options.top_k, mode=options.mode, threshold=options.threshold, merge=merge
+        )
     except StoreError as error:
         exchange.timings.lap("search")
         log.warning("documents cannot be searched: %s", error)

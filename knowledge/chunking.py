@@ -6,6 +6,8 @@ the embedding model's tokenizer. Nothing is lost: chunks cover the text but for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from knowledge.readers import Text
@@ -25,16 +27,25 @@ class Chunker:
 
     :param max_tokens: the longest input of the embedding model.
     :param prefix: the document prefix that will be put before each chunk.
+    :param check: called again and again while a text is cut, which may take minutes; what it raises ends that.
     :raises SettingsError: chunks of this size do not fit the model.
     """
 
-    def __init__(self, vocab: Vocab, size: int, overlap: int, max_tokens: int, prefix: str = "") -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        size: int,
+        overlap: int,
+        max_tokens: int,
+        prefix: str = "",
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         largest = max_tokens - len(vocab.tokenize(prefix)) - _MARGIN
         if size > largest:
             raise SettingsError(
                 f"KNOWLEDGE_CHUNK_TOKENS={size} is not valid; allowed: up to {largest} with this embedding model"
             )
-        self._vocab = vocab
+        self._vocab, self._check = vocab, check
         self._limit = size * _CHARACTERS
         self._plain = TextSplitter.from_callback(self._length, size, overlap, trim=False)
         self._markdown = MarkdownSplitter.from_callback(self._length, size, overlap, trim=False)
@@ -50,5 +61,6 @@ class Chunker:
         return chunks
 
     def _length(self, text: str) -> int:
+        self._check()
         least = -(-len(text) // _CHARACTERS)
         return least if len(text) > self._limit else max(least, len(self._vocab.tokenize(text)))

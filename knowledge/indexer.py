@@ -92,7 +92,7 @@ class _Ready:
 class Indexer:
     """Indexes `settings.data_path` into `store` with `embedder`.
 
-    :param stop: ends a run within some decodes when it is set.
+    :param stop: ends a run within some decodes, or one step of the store, when it is set.
     :param progress: is kept up to date during a run.
     :raises SettingsError: the chunk size does not fit the model.
     """
@@ -112,7 +112,12 @@ class Indexer:
         self._progress = progress or Progress()
         self._prefix = embedder.prefixes.document
         self._chunker = Chunker(
-            embedder.vocab, settings.chunk_tokens, settings.chunk_overlap, embedder.max_tokens, self._prefix
+            embedder.vocab,
+            settings.chunk_tokens,
+            settings.chunk_overlap,
+            embedder.max_tokens,
+            self._prefix,
+            self._check_stop,
         )
         self.recipe = Recipe(
             model=embedder.name,
@@ -204,8 +209,9 @@ class Indexer:
                 if known.skipped:
                     report.skipped.append((name, known.skipped))
                 return None
-            chunks = self._chunker.split(read(name, data))
+            chunks = self._chunker.split(read(name, data, self._stop))
         except SkippedError as error:
+            self._check_stop()
             self._skip(name, str(error), report)
             if not error.lasting:
                 return None

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between attempts while another indexer is at work, or after a failure.
 _RETRY_SECONDS = 5.0
+#: How long closing waits for the indexer. It ends sooner, unless a step of the store or of the disk holds it.
+_LAST_SECONDS = 1.0
 
 State = Literal["idle", "indexing", "waiting", "failed"]
 
@@ -126,11 +128,21 @@ class Knowledge:
         assert self._store is not None
         return self._store
 
-    def close(self) -> None:
-        """Stops indexing and closes store and model. May be called twice."""
+    def stop(self) -> None:
+        """Tells the indexer to stop, and does not wait until it has. Searches go on."""
         self._stop.set()
+
+    def close(self) -> None:
+        """Stops indexing and closes store and model. May be called twice.
+
+        An indexer that does not stop within a second is left behind: the store it writes keeps its last complete state.
+        """
+        self.stop()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_LAST_SECONDS)
+            if self._thread.is_alive():
+                log.warning("the indexer of %s is left in the middle of its work", self.settings.data_path)
+            self._thread = None
         if self._store is not None:
             self._store.close()
         if self._owns_embedder:
@@ -253,6 +265,8 @@ class Knowledge:
             self._state = "waiting"
             return False
         except Exception as error:
+            if self._stop.is_set():  # it was left behind, and what it works with is closed by now
+                return True
             if str(error) != self._error:
                 log.exception("indexing %s failed; trying again every %g s", self.settings.data_path, _RETRY_SECONDS)
             self._state, self._error = "failed", str(error)

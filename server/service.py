@@ -185,10 +185,13 @@ class Service:
             if self._loader is not None:
                 self._loader.join()
             if self.knowledge is not None:
-                self.knowledge.close()
+                self.knowledge.stop()
             if self._loaded is not None:
                 self._loaded.engine.close()
                 self._loaded.prompts.close()
+            if self.knowledge is not None:  # after the engine: generations must not wait for the indexer
+                self.knowledge.close()
+            if self._loaded is not None:
                 self._loaded.model.close()
                 if self._loaded.embedder is not None:
                     self._loaded.embedder.close()

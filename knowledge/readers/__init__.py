@@ -7,6 +7,7 @@ Knows formats; which files there are and what becomes of the text are other modu
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -44,17 +45,18 @@ class Text:
     markdown: bool = False
 
 
-def read(file: str, data: bytes) -> Text:
+def read(file: str, data: bytes, stop: threading.Event | None = None) -> Text:
     """Returns the text of a file with this name and content.
 
-    :raises SkippedError: the file is no text, damaged, beyond the limits, or its library is not installed.
+    :param stop: breaks off, when it is set, what may take long.
+    :raises SkippedError: the file is no text, damaged, beyond the limits, its library is not installed, or `stop`.
     """
     suffix = PurePosixPath(file).suffix.lower()
     module, function = _PARSERS.get(suffix, ("knowledge.readers.plain", "read_plain"))
     if module in _SANDBOXED:
         from knowledge.readers import sandbox  # starts processes: only where it is needed
 
-        content = sandbox.call(module, function, data)
+        content = sandbox.call(module, function, data, stop)
     else:
         reader: Callable[[bytes], str] = getattr(import_module(module), function)
         content = reader(data)

@@ -1,7 +1,7 @@
 """Runs a reader in a process of its own, with limits on time and memory, so that no file can hang or sink us.
 
 The process is started when it is first needed and serves one call after another; when a file goes over a limit or
-crashes the parser, it is ended and the next call starts a new one.
+crashes the parser, or the caller stops, it is ended and the next call starts a new one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import multiprocessing
 import resource
 import signal
 import threading
+import time
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
@@ -20,24 +21,31 @@ from knowledge.readers.errors import SkippedError
 #: Seconds that a file may take, and bytes of memory that its parser may use.
 TIME_LIMIT = 60.0
 MEMORY_LIMIT = 2 << 30
+#: Seconds between two looks at the stop event.
+_LOOK = 0.1
 
 _lock = threading.Lock()
 _process: BaseProcess | None = None
 _connection: Connection | None = None
 
 
-def call(module: str, function: str, data: bytes) -> str:
+def call(module: str, function: str, data: bytes, stop: threading.Event | None = None) -> str:
     """Returns what `function` of `module` makes of `data`.
 
+    :param stop: breaks the reading off when it is set.
     :raises SkippedError: as the reader raises it, or with the limit that was reached, or the library that is missing.
     """
     with _lock:
         connection = _started()
         try:
             connection.send((module, function, data))
-            if not connection.poll(TIME_LIMIT):
-                _end()
-                raise SkippedError(f"reading it takes longer than {TIME_LIMIT:g} s", lasting=False)
+            until = time.monotonic() + TIME_LIMIT
+            while not connection.poll(max(0.0, min(_LOOK, until - time.monotonic()))):
+                stopped = stop is not None and stop.is_set()
+                if stopped or time.monotonic() >= until:
+                    _end()
+                    reason = "was broken off" if stopped else f"takes longer than {TIME_LIMIT:g} s"
+                    raise SkippedError(f"reading it {reason}", lasting=False)
             text, error = connection.recv()
         except (EOFError, OSError):
             raise SkippedError("its parser crashed", lasting=_crashed()) from None

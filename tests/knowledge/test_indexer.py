@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from knowledge.chunking import Chunker
 from knowledge.embedder import Embedder
 from knowledge.indexer import Indexer, IndexReport, StoppedError
+from knowledge.readers import Text
 from knowledge.settings import KnowledgeSettings, SettingsError
 from knowledge.sqlite_store import SqliteStore
 from knowledge.store import StoreBusyError
@@ -236,6 +238,20 @@ def test_one_indexer_at_a_time_and_stopping(
     with pytest.raises(StoppedError):
         Indexer(store, embedder, settings, stop).run()
     assert counts(Indexer(store, embedder, settings).run()) == (1, 0, 0, 0)
+
+
+def test_cutting_a_long_text_can_be_broken_off(embedder: Embedder) -> None:
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 10:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        Chunker(embedder.vocab, 64, 0, embedder.max_tokens, check=check).split(Text(SOME * 1000))
+    assert calls == 10
 
 
 def test_searches_go_on_while_a_folder_is_indexed(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from knowledge import readers
 from knowledge.embedder import Embedder
 from knowledge.knowledge import Knowledge
 from knowledge.settings import KnowledgeSettings, SettingsError, from_environment
@@ -166,6 +167,24 @@ def test_closing_stops_a_long_run(settings: KnowledgeSettings, embedder: Embedde
     knowledge.close()
     with Knowledge(settings, embedder) as again:
         assert 0 <= len(again.store.files()) < 301
+
+
+def test_closing_breaks_off_a_parser(
+    settings: KnowledgeSettings, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = "tests.knowledge.slow_reader"
+    monkeypatch.setitem(readers._PARSERS, ".slow", (reader, "read_slowly"))
+    monkeypatch.setattr(readers, "_SANDBOXED", readers._SANDBOXED | {reader})
+    begun = tmp_path / "begun"
+    (settings.data_path / "a.slow").write_text(str(begun))
+    knowledge = Knowledge(settings, embedder)
+    knowledge.start_watching()
+    until(begun.exists)
+    indexer = knowledge._thread
+    assert indexer is not None
+    knowledge.close()
+    indexer.join(30)
+    assert not indexer.is_alive()
 
 
 def test_stores_and_settings(tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,25 @@
 """Documents in the server: answers from them, citations, the routes, and what happens without them."""
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browser import Visit
 from playwright.sync_api import Browser
-from server_process import ROOT, ServerProcess, eventually
+from server_process import MODEL, ROOT, ServerProcess, eventually
+
+from engine import EngineStopped, Request
+from server import config
+from server.service import Service
 
 QUESTION = "Who was Thom Rhubarb?"
 EMBEDDING_MODEL = ROOT / "model" / "embed.gguf"
@@ -316,6 +324,28 @@ def test_without_documents(
     assert server.chat("Hi", knowledge=True).error["param"] == "knowledge"
     for reply in (server.get("/v1/knowledge"), server.post("/v1/knowledge/search", {"query": "x"})):
         assert reply.status == 404 and reply.error["code"] == "no_knowledge"
+
+
+def test_stopping_does_not_wait_for_the_indexer(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    others = {"MODEL_PATH": str(MODEL), "MODEL_CALIBRATE": "off"}
+    service = Service(config.read(variables(tmp_path, **others)))
+    service.start(on_failure=lambda: None)
+    eventually(lambda: service.status == "ok", "the model is loaded")
+    knowledge = service.knowledge
+    assert knowledge is not None
+    eventually(lambda: knowledge.stats().state == "idle", "the folder is read")
+    with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # the indexer waits a minute for this to end
+        (tmp_path / "data" / "gate.txt").write_text("The sign of the Pelham gate is a green lantern.")
+        eventually(lambda: knowledge.stats().state == "indexing", "the indexer is at work")
+        generation = service.loaded().engine.submit(Request(np.arange(5, dtype=np.int32), 1000, ignore_eos=True))
+        closing = threading.Thread(target=service.close)
+        closing.start()
+        with pytest.raises(EngineStopped):
+            list(generation)
+        closing.join(30)
+        assert not closing.is_alive()
 
 
 def test_switched_off(launch: Callable[..., ServerProcess], folder: Path) -> None:

@@ -153,7 +153,7 @@ class Indexer:
                 self._store.reset(self.recipe)
             self._was_ours = True
             known = self._store.files()
-            gone = [name for name in known if name not in found.files and not _hidden(name, found)]
+            gone = [name for name in known if name not in found.files and not found.hides(name)]
             if gone:
                 self._store.delete(gone)
             report.deleted = len(gone)
@@ -279,8 +279,3 @@ class Indexer:
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise StoppedError
-
-
-def _hidden(name: str, found: Walk) -> bool:
-    """Returns whether the file may still be there, in a folder that cannot be listed at the moment."""
-    return any(name.startswith(prefix) for prefix in found.unreadable)

@@ -7,6 +7,7 @@ business.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from pathlib import Path
 from knowledge.readers.errors import SkippedError
 
 _ATTEMPTS = 3
+#: What the system says of a name behind which there is nothing. Any other error leaves open what is there.
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 @dataclass
@@ -25,13 +28,18 @@ class Walk:
 
     :ivar files: size and modification time (ns) of each file, by its path relative to the root, with slashes.
     :ivar warnings: (path, reason) of what was left out.
-    :ivar unreadable: folders (relative, ending in a slash) that could not be listed: what they hold is not known.
+    :ivar unreadable: paths (relative; "" is the root) of files, folders and links that could not be looked at: whether
+        they are there, and what they hold, is not known.
     """
 
     root: Path
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
     warnings: list[tuple[str, str]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+
+    def hides(self, file: str) -> bool:
+        """Returns whether the file may be there although it was not found."""
+        return any(not path or file == path or file.startswith(f"{path}/") for path in self.unreadable)
 
 
 def walk(root: Path) -> Walk:
@@ -64,28 +72,27 @@ def _visit(found: Walk, folder: str, prefix: str, seen: set[tuple[int, int]], li
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
             found.warnings.append((prefix, f"the folder cannot be listed: {error.strerror}"))
-            found.unreadable.append(prefix)
+            found.unreadable.append(prefix.removesuffix("/"))
             continue
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             name = prefix + entry.name
-            if not _is_utf8(name):
-                found.warnings.append((ascii(name), "its name is not UTF-8"))
-            elif entry.is_symlink():
-                links.append((entry.path, name))
-            elif entry.is_dir(follow_symlinks=False):
-                pending.append((entry.path, f"{name}/"))
-            else:
-                _take(found, entry.path, name, seen)
+            try:
+                if not _is_utf8(name):
+                    found.warnings.append((ascii(name), "its name is not UTF-8"))
+                elif entry.is_symlink():
+                    links.append((entry.path, name))
+                elif entry.is_dir(follow_symlinks=False):
+                    pending.append((entry.path, f"{name}/"))
+                else:
+                    _take(found, entry.path, name, seen)
+            except OSError as error:
+                _miss(found, name, error)
 
 
 def _take(found: Walk, path: str, name: str, seen: set[tuple[int, int]]) -> None:
-    try:
-        status = Path(path).stat()
-    except OSError as error:
-        found.warnings.append((name, f"it cannot be looked at: {error.strerror}"))
-        return
+    status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):
         found.warnings.append((name, "it is not a regular file"))
         return
@@ -97,16 +104,26 @@ def _follow(found: Walk, path: str, name: str, seen: set[tuple[int, int]], links
     try:
         target = Path(path).resolve(strict=True)
         status = target.stat()
-    except (OSError, RuntimeError):
+        if not target.is_relative_to(found.root):
+            found.warnings.append((name, "the link leads out of the folder"))
+        elif (status.st_dev, status.st_ino) not in seen:
+            if stat.S_ISDIR(status.st_mode):
+                _visit(found, str(target), f"{name}/", seen, links)
+            else:
+                _take(found, str(target), name, seen)
+    except OSError as error:
+        _miss(found, name, error, "the link leads nowhere")
+    except RuntimeError:  # a loop
         found.warnings.append((name, "the link leads nowhere"))
-        return
-    if not target.is_relative_to(found.root):
-        found.warnings.append((name, "the link leads out of the folder"))
-    elif (status.st_dev, status.st_ino) not in seen:
-        if stat.S_ISDIR(status.st_mode):
-            _visit(found, str(target), f"{name}/", seen, links)
-        else:
-            _take(found, str(target), name, seen)
+
+
+def _miss(found: Walk, name: str, error: OSError, gone: str = "it is gone") -> None:
+    """Notes a name that could not be looked at."""
+    if error.errno in _GONE:
+        found.warnings.append((name, gone))
+    else:
+        found.warnings.append((name, f"it cannot be looked at: {error.strerror}"))
+        found.unreadable.append(name)
 
 
 @contextmanager

@@ -174,6 +174,13 @@ def test_what_became_unreadable_stays_as_it_was_known(as_nobody: Path, embedder:
         "b.txt": "it cannot be read: Permission denied",
     }
     assert set(store.files()) == {"sub/a.txt", "b.txt"}
+    (folder / "sub").chmod(0o444)  # can be listed, and nothing in it can be looked at
+    (folder / "link.txt").symlink_to("sub/a.txt")
+    report = indexer.run()
+    assert dict(report.skipped)["sub/a.txt"] == "it cannot be looked at: Permission denied"
+    assert dict(report.skipped)["link.txt"] == "it cannot be looked at: Permission denied"
+    assert set(store.files()) == {"sub/a.txt", "b.txt"}
+    (folder / "link.txt").unlink()
     (folder / "sub").chmod(0o700)
     (folder / "b.txt").chmod(0o600)
     assert counts(indexer.run()) == (0, 1, 0, 1)

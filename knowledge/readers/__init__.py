@@ -1,7 +1,7 @@
 """Files to text: one reader for each kind of file, chosen by the file's suffix.
 
-A reader takes a file's bytes and gives its text, or raises `SkippedError` with the reason. Formats with a parser that
-could hang or grow (HTML, PDF) are read in a process of their own with limits on time and memory (`sandbox.py`).
+A reader takes the bytes of a file and gives its text, or raises `SkippedError` with the reason. All but plain text is read
+in a process of its own with limits on time and memory (`sandbox.py`): its parser could hang, or its text grow.
 Knows formats; which files there are and what becomes of the text are other modules' business.
 """
 
@@ -18,7 +18,7 @@ from knowledge.readers.errors import SkippedError
 __all__ = ["MARKDOWN_SUFFIXES", "READER_VERSION", "SkippedError", "Text", "read"]
 
 #: Raised whenever the readers or the chunking give other results for the same file: stores are then indexed again.
-READER_VERSION = 1
+READER_VERSION = 2
 
 MARKDOWN_SUFFIXES = frozenset({".md", ".markdown", ".mdown", ".mkd"})
 
@@ -34,7 +34,7 @@ _PARSERS = {
     ".xhtml": ("knowledge.readers.html", "read_html"),
     ".pdf": ("knowledge.readers.pdf", "read_pdf"),
 }
-_SANDBOXED = frozenset({"knowledge.readers.html", "knowledge.readers.pdf"})
+_SANDBOXED = frozenset(module for module, _ in _PARSERS.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ from knowledge.readers.errors import SkippedError
 #: Seconds that a file may take, and bytes of memory that its parser may use.
 TIME_LIMIT = 60.0
 MEMORY_LIMIT = 2 << 30
+#: How many characters of text a file may give for each of its bytes, beyond the first 64 Ki: CSV and JSON repeat names
+#: at every value, and PDF is compressed, but a file that grows more than this was made to grow.
+GROWTH_LIMIT = 32
 #: Seconds between two looks at the stop event.
 _LOOK = 0.1
 
@@ -100,7 +103,10 @@ def _serve(connection: Connection) -> None:
 
 def _attempt(module: str, function: str, data: bytes) -> tuple[str | None, tuple[str, bool] | None]:
     try:
-        return getattr(importlib.import_module(module), function)(data), None
+        text = getattr(importlib.import_module(module), function)(data)
+        if len(text) > GROWTH_LIMIT * len(data) + (1 << 16):
+            raise SkippedError(f"its text would be more than {GROWTH_LIMIT} times as long as the file")
+        return text, None
     except SkippedError as error:
         return None, (str(error), error.lasting)
     except ImportError as error:

@@ -93,6 +93,32 @@ def test_json_values_carry_their_names() -> None:
     assert read("a.json", b'{"half": "\\ud83d of \\ud83d\\udc4d"}').content == "half: ? of 👍"
 
 
+def test_rows_end_at_line_feeds_alone() -> None:
+    value = "Thom\u2028Rhubarb\x85of\x0cSaltby\x1dCross"
+    lines = [json.dumps({"name": value, "year": year}, ensure_ascii=False) for year in (1877, 1880)]
+    assert (
+        read("a.jsonl", "\r\n".join(lines).encode()).content
+        == f"name: {value}\nyear: 1877\n\nname: {value}\nyear: 1880"
+    )
+    assert read("a.csv", f"name,year\r\n{value},1877\r\n".encode()).content == f"name: {value}\nyear: 1877"
+    assert read("a.csv", b'name,year\n"two\nlines",1877\n').content == "name: two\nlines\nyear: 1877"
+
+
+def test_names_that_are_repeated_make_no_text_without_bound() -> None:
+    long = "name " * 400
+    for name, text in (
+        ("a.json", json.dumps({long: [1] * 1000})),
+        ("a.jsonl", json.dumps({long: [1] * 1000})),
+        ("a.csv", "\n".join([f"{long},b", *["1,2"] * 1000])),
+    ):
+        with pytest.raises(SkippedError, match="more than 32 times as long as the file") as caught:
+            read(name, text.encode())
+        assert caught.value.lasting
+    columns = "temperature at the northern gauge in degrees,pressure there in hectopascal"
+    rows = "1,2\n" * 2000
+    assert read("a.csv", f"{columns}\n{rows}".encode()).content.count("northern gauge") == 2000
+
+
 def test_what_is_not_quite_json_is_text() -> None:
     for data in (b"// a comment\n{}", b"[" * 100_000, b'{"a": 1'):
         assert read("a.json", data).content == data.decode()

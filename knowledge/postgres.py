@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import psycopg
@@ -206,6 +206,17 @@ class PostgresStore:
         if recipe is not None and recipe.fingerprint != fingerprint:
             raise StoreMismatchError(f"{self._location} has the vectors of another embedding model, {recipe.model}")
         return hits
+
+    def compare(self, vector: Floats, hits: Sequence[Hit], fingerprint: str) -> list[Hit]:
+        """Returns those of `hits` that are still there, in their order, with their cosine similarity to `vector`."""
+        files, indices = [hit.file for hit in hits], [hit.chunk.index for hit in hits]
+        values = {"vector": Vector(vector), "fingerprint": fingerprint, "files": files, "indices": indices}
+        with self._reading() as connection:
+            rows = connection.execute(schema.COMPARE, values).fetchall()
+            recipe = None if rows else _recipe(connection)
+        if recipe is not None and recipe.fingerprint != fingerprint:
+            raise StoreMismatchError(f"{self._location} has the vectors of another embedding model, {recipe.model}")
+        return [replace(hits[place - 1], score=score) for place, score in rows]
 
     def lexical(self, query: str, limit: int) -> list[Hit]:
         """Returns the chunks with words of `query`, best first (`postgres_schema.LEXICAL`)."""

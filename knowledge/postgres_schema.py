@@ -97,6 +97,14 @@ SELECT f.file, c.idx, c.start_char, c.end_char, c.n_tokens, c.text, c.score FROM
 ) c JOIN file f ON f.id = c.file_id ORDER BY c.score DESC, f.file, c.idx
 """
 
+#: How near given chunks are, by their place in the list. A store without this fingerprint gives nothing.
+COMPARE: Final[LiteralString] = """
+SELECT wanted.place, -(c.vector <#> %(vector)s)
+FROM unnest(%(files)s::text[], %(indices)s::int[]) WITH ORDINALITY AS wanted (file, idx, place)
+JOIN file f ON f.file = wanted.file JOIN chunk c ON c.file_id = f.id AND c.idx = wanted.idx
+WHERE (SELECT recipe->>'fingerprint' FROM meta) = %(fingerprint)s ORDER BY wanted.place
+"""
+
 #: The known words of a query with the number of chunks that have them, rarest first.
 QUERY_WORDS: Final[LiteralString] = (
     "SELECT word, word.n, meta.n_chunks, meta.n_tokens FROM meta, unnest("

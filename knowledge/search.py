@@ -43,8 +43,7 @@ def find(
     """Returns the `top_k` best chunks for a query, best first.
 
     :param vector: the query's vector, of the embedding model with this `fingerprint`; None is enough for "lexical".
-    :param threshold: least cosine similarity, for "dense" and "hybrid". A chunk that "hybrid" found by words alone is
-        at most as similar as the last one found by vector, and is left out if that is too little.
+    :param threshold: least cosine similarity, for "dense" and "hybrid", there of chunks found by words alone, too.
     :raises StoreError: as the store does.
     """
     if mode == "lexical":
@@ -56,10 +55,16 @@ def find(
     dense = store.dense(vector, candidates, fingerprint)
     similar = [hit for hit in dense if hit.score >= threshold]
     lexical = store.lexical(query, candidates)
-    if len(similar) < len(dense):
-        allowed = {(hit.file, hit.chunk.index) for hit in similar}
-        lexical = [hit for hit in lexical if (hit.file, hit.chunk.index) in allowed]
-    return fuse(similar, lexical, fusion)[:top_k]
+    allowed = {_key(hit) for hit in similar}
+    by_words_alone = [hit for hit in lexical if _key(hit) not in allowed]
+    if by_words_alone and len(similar) == len(dense):  # else they are less similar than one that is not similar enough
+        compared = store.compare(vector, by_words_alone, fingerprint)
+        allowed |= {_key(hit) for hit in compared if hit.score >= threshold}
+    return fuse(similar, [hit for hit in lexical if _key(hit) in allowed], fusion)[:top_k]
+
+
+def _key(hit: Hit) -> tuple[str, int]:
+    return hit.file, hit.chunk.index
 
 
 def fuse(dense: Sequence[Hit], lexical: Sequence[Hit], fusion: Fusion) -> list[Hit]:
@@ -69,7 +74,7 @@ def fuse(dense: Sequence[Hit], lexical: Sequence[Hit], fusion: Fusion) -> list[H
     best = (1 + fusion.lexical_weight) / (fusion.k + 1)
     for ranking, weight in ((dense, 1.0), (lexical, fusion.lexical_weight)):
         for rank, hit in enumerate(ranking, 1):
-            key = (hit.file, hit.chunk.index)
+            key = _key(hit)
             scores[key] = scores.get(key, 0.0) + weight / (fusion.k + rank) / best
             hits.setdefault(key, hit)
     order = sorted(scores, key=lambda key: (-scores[key], key))

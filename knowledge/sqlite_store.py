@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -156,18 +156,8 @@ class SqliteStore:
     def dense(self, vector: Floats, limit: int, fingerprint: str) -> list[Hit]:
         """See `Store.dense`. Exact: every vector is compared."""
         with self._connection() as db:
-            # The snapshot is opened under the lock, so that no thread sees an older state than the vectors are of.
-            with self._vectors_lock:
-                db.execute("BEGIN")
-                self._refresh(db)
-                recipe, vectors = self._recipe, self._vectors
-                if recipe is None or vectors is None:
-                    return []
-                if recipe.fingerprint != fingerprint:
-                    raise StoreMismatchError(
-                        f"{self._path} was indexed with another embedding model ({recipe.model}): index again"
-                    )
-                matches = vectors.search(vector, limit)
+            with self._current(db, fingerprint) as vectors:
+                matches = vectors.search(vector, limit) if vectors else []
             hits = []
             for match in matches:
                 row = db.execute(
@@ -177,6 +167,18 @@ class SqliteStore:
                 ).fetchone()
                 hits.append(Hit(row[0], Chunk(*row[1:]), match.score))
             return hits
+
+    def compare(self, vector: Floats, hits: Sequence[Hit], fingerprint: str) -> list[Hit]:
+        """See `Store.compare`."""
+        with self._connection() as db, self._current(db, fingerprint) as vectors:
+            names = {hit.file for hit in hits}
+            rows = [db.execute("SELECT id, file FROM file WHERE file = ?", (name,)).fetchone() for name in names]
+            ids = {name: file_id for file_id, name in filter(None, rows)}
+            wanted = {(ids[hit.file], hit.chunk.index) for hit in hits if hit.file in ids}
+            matches = vectors.compare(vector, wanted) if vectors else []
+        scores = {(match.file_id, match.index): match.score for match in matches}
+        keys = [(ids.get(hit.file, -1), hit.chunk.index) for hit in hits]
+        return [replace(hit, score=scores[key]) for hit, key in zip(hits, keys, strict=True) if key in scores]
 
     def lexical(self, query: str, limit: int) -> list[Hit]:
         """See `Store.lexical`."""
@@ -248,6 +250,19 @@ class SqliteStore:
                 (blob,) = db.execute("SELECT vectors FROM file WHERE id = ?", (file_id,)).fetchone()
                 self._vectors.add(file_id, np.frombuffer(blob, "<f4").reshape(-1, self._vectors.dimensions))
         self._change = change
+
+    @contextmanager
+    def _current(self, db: sqlite3.Connection, fingerprint: str) -> Iterator[Vectors | None]:
+        """Lends the vectors as they are in the snapshot that it opens on `db`; None in a store never written."""
+        # The snapshot is opened under the lock, so that no thread sees an older state than the vectors are of.
+        with self._vectors_lock:
+            db.execute("BEGIN")
+            self._refresh(db)
+            if self._recipe is not None and self._recipe.fingerprint != fingerprint:
+                raise StoreMismatchError(
+                    f"{self._path} was indexed with another embedding model ({self._recipe.model}): index again"
+                )
+            yield self._vectors
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

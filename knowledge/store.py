@@ -168,6 +168,14 @@ class Store(Protocol):
         """
         ...
 
+    def compare(self, vector: Floats, hits: Sequence[Hit], fingerprint: str) -> list[Hit]:
+        """Returns those of `hits` that are still there, in their order, with their cosine similarity to `vector`.
+
+        :param vector: as for `dense`.
+        :raises StoreMismatchError: the store's vectors are another model's.
+        """
+        ...
+
     def lexical(self, query: str, limit: int) -> list[Hit]:
         """Returns the chunks with words of `query` by BM25, best first. Any text is allowed; it has no syntax."""
         ...

@@ -49,7 +49,6 @@ class Vectors:
 
     def add(self, file_id: int, vectors: Floats) -> None:
         """Takes the vectors (n, dimensions) of a file that is not here yet."""
-        self.file_ids.add(file_id)
         first, last = self._n_rows, self._n_rows + len(vectors)
         if last > len(self._matrix):
             self.reserve(max(len(vectors), self._n_rows // 16))
@@ -57,6 +56,7 @@ class Vectors:
         self._file_ids[first:last] = file_id
         self._indices[first:last] = np.arange(len(vectors))
         self._n_rows = last
+        self.file_ids.add(file_id)  # last, so that a file for which there was no memory is tried again
 
     def remove(self, file_ids: set[int]) -> None:
         """Forgets the vectors of these files."""
@@ -78,6 +78,17 @@ class Vectors:
         best = np.argpartition(scores, n - limit)[n - limit :]
         best = best[np.argsort(-scores[best], kind="stable")]
         return [Match(int(self._file_ids[i]), int(self._indices[i]), float(scores[i])) for i in best]
+
+    def compare(self, vector: Floats, wanted: set[tuple[int, int]]) -> list[Match]:
+        """Returns the vectors (file, index) that are here with their dot product with `vector` (dimensions,)."""
+        files = self._file_ids[: self._n_rows]
+        rows = np.flatnonzero(np.isin(files, [file_id for file_id, _ in wanted]))
+        keys = zip(files[rows].tolist(), self._indices[rows].tolist(), rows.tolist(), strict=True)
+        return [
+            Match(file_id, index, float(self._matrix[row] @ vector))
+            for file_id, index, row in keys
+            if (file_id, index) in wanted
+        ]
 
     def _close_gaps(self) -> None:
         """Moves the rows that are left together, within the memory that they have."""

@@ -1,6 +1,6 @@
 """Files to text: one reader for each kind of file, chosen by the file's suffix.
 
-A reader takes the bytes of a file and gives its text, or raises `SkippedError` with the reason. All but plain text is read
+A reader takes a file's bytes and gives its text, or raises `SkippedError` with the reason. All but plain text is read
 in a process of its own with limits on time and memory (`sandbox.py`): its parser could hang, or its text grow.
 Knows formats; which files there are and what becomes of the text are other modules' business.
 """

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from knowledge import postgres
 from knowledge.postgres import Hnsw, PostgresStore
-from knowledge.store import Document, FileRecord, StoreBusyError, StoreError, StoreMismatchError
+from knowledge.store import Document, FileRecord, Hit, StoreBusyError, StoreError, StoreMismatchError
 from tests.knowledge.stores import DIMENSIONS, RECIPE, document, found, vectors, write
 
 
@@ -33,6 +33,11 @@ def test_what_is_written_is_read(store: PostgresStore) -> None:
     assert (hit.file, hit.chunk) == ("a.txt", first.chunks[1]) and hit.score == pytest.approx(1, abs=1e-5)
     assert [other.score for other in others] == sorted((other.score for other in others), reverse=True)
     assert len(others) == 2
+    gone = Hit("gone.txt", hit.chunk, 0.0)
+    assert store.compare(first.vectors[1], [others[1], gone, hit], "fingerprint") == [
+        replace(others[1], score=pytest.approx(others[1].score, abs=1e-5)),
+        replace(hit, score=pytest.approx(1, abs=1e-5)),
+    ]
     stats = store.stats()
     assert (stats.n_files, stats.n_skipped, stats.n_chunks, stats.n_tokens) == (2, 0, 3, 5)
     assert stats.n_bytes > 0 and stats.recipe == RECIPE
@@ -127,6 +132,8 @@ def test_another_models_vectors_are_never_compared(store: PostgresStore) -> None
         store.dense(vectors(1)[0], 5, "other")
     with pytest.raises(StoreMismatchError):
         store.dense(np.ones(DIMENSIONS * 2, np.float32), 5, "other")
+    with pytest.raises(StoreMismatchError):
+        store.compare(np.ones(DIMENSIONS * 2, np.float32), store.lexical("x", 1), "other")
 
 
 def test_the_index_is_built_used_and_kept_current(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,20 @@ def test_the_threshold_is_a_similarity(store: SqliteStore, embedder: Embedder) -
     assert files(store, embedder, unrelated, "hybrid", threshold=0.9) == []
 
 
+def test_words_alone_are_not_enough_where_every_candidate_is_similar(store: SqliteStore, embedder: Embedder) -> None:
+    query = "Who invented a machine for fasteners out of timber? QX-7741"
+    vector, fusion = embedder.embed_query(query), Fusion(lexical_weight=5, candidates=1)
+    cosines = {hit.file: hit.score for hit in store.dense(vector, 4, embedder.fingerprint)}
+    assert max(cosines, key=lambda file: cosines[file]) == "rhubarb.txt"
+    assert files(store, embedder, query, "lexical") == ["code.txt"]
+    for least, expected in ((-0.001, "code.txt"), (0.001, "rhubarb.txt")):
+        threshold = cosines["code.txt"] + least
+        (best,) = find(
+            store, query, vector, embedder.fingerprint, mode="hybrid", top_k=1, threshold=threshold, fusion=fusion
+        )
+        assert best.file == expected
+
+
 def hit(file: str, index: int, score: float = 0.5, text: str = "x", start: int = 0) -> Hit:
     return Hit(file, Chunk(index, start, start + len(text), 1, text), score)
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from knowledge.sqlite_store import SqliteStore
-from knowledge.store import Document, FileRecord, Recipe, StoreBusyError, StoreError, StoreMismatchError
+from knowledge.store import Document, FileRecord, Hit, Recipe, StoreBusyError, StoreError, StoreMismatchError
 from llama_native.arrays import Floats
 from tests.knowledge.stores import RECIPE, document, found, vectors, write
 
@@ -54,6 +55,11 @@ def test_what_is_written_is_read_by_this_and_the_next_process(store: SqliteStore
         hits = reader.dense(second.vectors[0], 2, "fingerprint")
         assert (hits[0].file, hits[0].chunk, hits[0].score) == ("b/c d.txt", second.chunks[0], pytest.approx(1))
         assert hits[1].score < 1
+        gone = Hit("gone.txt", hits[0].chunk, 0.0)
+        assert reader.compare(second.vectors[0], [hits[1], gone, hits[0]], "fingerprint") == [
+            replace(hits[1], score=pytest.approx(hits[1].score, abs=1e-5)),
+            replace(hits[0], score=pytest.approx(1, abs=1e-5)),
+        ]
         assert found(reader, "größe") == [("a.txt", 1)]
         stats = reader.stats()
         assert (stats.n_files, stats.n_skipped, stats.n_chunks, stats.n_tokens) == (2, 0, 3, 5)
@@ -134,6 +140,8 @@ def test_another_models_vectors_are_never_compared(store: SqliteStore) -> None:
     write(store, document("a", ["text"]))
     with pytest.raises(StoreMismatchError, match="another embedding model"):
         store.dense(vectors(1)[0], 5, "other")
+    with pytest.raises(StoreMismatchError, match="another embedding model"):
+        store.compare(vectors(1)[0], store.lexical("text", 1), "other")
     with store.writing():
         store.reset(Recipe("other", "other", 4, 200, 20, "", 1))
     assert store.dense(np.array([1, 0, 0, 0], np.float32), 5, "other") == []

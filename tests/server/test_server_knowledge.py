@@ -283,15 +283,16 @@ def test_passages_never_crowd_out_the_prompt(launch: Callable[..., ServerProcess
         f"Gate {number} of Ottery Weir is opened by hand, and its keeper rings a bell." for number in range(30)
     )
     (tmp_path / "data" / "weir.txt").write_text(weir)
-    small = launch(**variables(tmp_path, MODEL_CONTEXT="256", KNOWLEDGE_CONTEXT_TOKENS="100000", KNOWLEDGE_TOP_K="20"))
+    short = {"MODEL_CONTEXT": "256", "KNOWLEDGE_CHUNK_TOKENS": "32"}
+    small = launch(**variables(tmp_path, **short, KNOWLEDGE_CONTEXT_TOKENS="100000", KNOWLEDGE_TOP_K="20"))
     small.wait_ready()
     eventually(lambda: indexed(small), "the documents are indexed")
     answer = small.chat(QUESTION, max_tokens=500).json
     assert 1 <= len(answer["citations"]) < 5 and answer["usage"]["prompt_tokens"] <= 192
     assert answer["usage"]["completion_tokens"] >= 1
-    run = small.chat("Who opens the gates of Ottery Weir?", max_tokens=500).json  # all that is found is one long run
-    (citation,) = run["citations"]
-    assert citation["file"] == "weir.txt" and citation["text"] in weir
+    run = small.chat("Who opens the gates of Ottery Weir?", max_tokens=64).json  # 20 chunks are found, all neighbours
+    assert run["citations"]
+    assert all(citation["file"] == "weir.txt" and citation["text"] in weir for citation in run["citations"])
     long = small.chat(f"{QUESTION} {'really ' * 150}", max_tokens=500).json
     assert long["citations"] == [] and long["choices"][0]["finish_reason"]
 

@@ -63,7 +63,8 @@ RUN apt-get update \
         ca-certificates libgomp1 libstdc++6 python3 \
         ${VULKAN:+libvulkan1 mesa-vulkan-drivers} \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --user-group --no-create-home --home-dir /state --shell /usr/sbin/nologin lucid \
+    && groupadd --gid 10001 lucid \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /state --shell /usr/sbin/nologin lucid \
     && mkdir --mode=0755 /model /data \
     && install --directory --owner=lucid --group=lucid --mode=0750 /cache /state
 

@@ -102,6 +102,10 @@ def test_environment_is_a_valid_configuration() -> None:
 def test_runs_as_nobody_in_particular() -> None:
     (user,) = (rest for name, rest in instructions("run") if name == "USER")
     assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)
+    (made,) = (rest for name, rest in instructions("run") if name == "RUN")
+    uid, gid = user.split(":")
+    assert f"groupadd --gid {gid} lucid" in made  # else the files' group would not be the process's
+    assert f"useradd --uid {uid} --gid {gid} " in made
     volumes = next(json.loads(rest) for name, rest in instructions("run") if name == "VOLUME")
     written = {environment()["XDG_CACHE_HOME"], environment()["XDG_DATA_HOME"]}
     assert set(volumes) == written

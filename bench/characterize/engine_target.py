@@ -15,7 +15,7 @@ from bench.characterize.document import Asked, Load
 from bench.characterize.energy import EnergyMeter
 from bench.characterize.target import Pace, Prompt
 from bench.rates import random_tokens
-from engine import Engine, EngineError, EngineSettings, Request, SamplingParams, clock
+from engine import Engine, EngineError, EngineSettings, Request, SamplingParams, Timings, clock
 from llama_native import Model
 
 
@@ -65,7 +65,7 @@ class EngineTarget:
 
     def _one(self, request: Request) -> Asked:
         """Send one request and take its whole answer; failures are told, not raised."""
-        begin = clock()
+        request.timings = timings = Timings()  # its clock starts now, not when the prompts were made
         error = None
         completion, cached = 0, 0
         try:
@@ -75,11 +75,11 @@ class EngineTarget:
                 completion, cached = generation.completion_tokens, generation.cached_tokens
         except EngineError as failure:
             error = f"{type(failure).__name__}: {failure}"
-        timings = request.timings
+        timings.finish()
         created = timings.courses[0].token_seconds if timings.courses else []
         return Asked(
             ttft=timings.phases.get("queue", 0.0) + created[0] if created else None,
-            total=clock() - begin,
+            total=timings.total_seconds,
             prompt_tokens=int(request.prompt.size),
             cached_tokens=cached,
             completion_tokens=completion,

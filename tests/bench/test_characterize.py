@@ -94,6 +94,8 @@ def test_in_process_measures_everything(in_process: Result) -> None:
     assert figures.knee is not None and figures.roofline is not None
     assert figures.roofline.decode_share > 0
     assert {"prefill", "decode"} <= set(figures.phases[0].seconds)
+    for asked in (one for sample in document.samples for load in sample.loads for one in load.asked):
+        assert asked.phases and sum(asked.phases.values()) <= asked.total * (1 + 1e-9), asked
     assert document.engine["calibration"] == "off"
     assert "plan: about" in in_process.output
 

@@ -23,7 +23,8 @@ SCALES: Final = {"s": (1e3, "ms"), "bytes/s": (1e-9, "GB/s")}
 #: Inches of a chart that shares its row with one other, and with two.
 LARGE: Final = (5.6, 3.2)
 SMALL: Final = (4.2, 3.0)
-_THREE_A_ROW: Final = ("load-rate", "load-latency", "load-itl", "batch", "threads")
+_UNDER_LOAD: Final = ("load-rate", "load-latency", "load-itl")
+_THREE_A_ROW: Final = (*_UNDER_LOAD, "batch", "threads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _chart(
         axes.set_ylim(bottom=0)
     axes.set_xlabel(lines[0].curve.x_label)
     axes.set_ylabel(shown)
-    if key == "load-rate":
+    if key in _UNDER_LOAD:
         _mark_knees(axes, sides)
     if len(lines) > 1 or lines[0].label != lines[0].curve.title:
         axes.legend(loc="best")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from bench.characterize.bands import curve_point
+from bench.characterize.charts import Side, curve_charts
 from bench.characterize.compare import ratios
 from bench.characterize.document import Asked, Document, Figures, Load, ModelFacts, Plan, Point, Sample
 from bench.characterize.energy import EnergyMeter
 from bench.characterize.figures import compute
 from bench.characterize.options import parse_arguments
 from bench.characterize.plan import FEWEST, FEWEST_POINTS, PLANNED, Sizes, make_plan
+from bench.characterize.svg import style
 from bench.characterize.target import Pace
 from bench.workloads import passage
+
+#: A dashed line straight up in a chart; the group is its x.
+UPRIGHT = r'<path d="M ([\d.]+) [\d.]+\s+L \1 [\d.]+\s+" [^>]*stroke-dasharray'
 
 FAST = Pace(prefill=1000.0, decode=100.0)
 
@@ -87,8 +93,16 @@ def test_the_knee_is_the_smallest_load_with_nine_tenths_of_the_best() -> None:
     assert figures.knee is not None
     assert (figures.knee.clients, figures.knee.reached) == (4, True)
     assert any(finding.title == "The knee is at 4 clients" for finding in figures.findings)
-    growing = compute(document(samples[:3])).knee
-    assert growing is not None and growing.clients == 4 and not growing.reached
+    growing = compute(document(samples[:3]))
+    assert growing.knee is not None and growing.knee.clients == 4 and not growing.knee.reached
+    with style():
+        charts = {chart.key: chart.svg for chart in curve_charts([Side(figures)])}
+        unmarked = [chart.svg for chart in curve_charts([Side(growing)])]
+    for key in ("load-rate", "load-latency", "load-itl"):
+        (x,) = re.findall(UPRIGHT, charts[key])
+        assert "knee: 4" in charts[key]
+        assert re.search(rf'<use [^>]*x="{x}"', charts[key]), "the line goes through the markers of four clients"
+    assert not any(re.search(UPRIGHT, svg) for svg in unmarked)
 
 
 def test_noisy_points_give_doubt_and_no_advice() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from bench.characterize import document as documents
 from bench.characterize import plan as plans
 from bench.characterize.document import SCHEMA, Document
+from bench.characterize.compare import names_of
 from bench.characterize.energy import EnergyMeter
 from bench.characterize.engine_target import EngineTarget
 from bench.characterize.figures import compute
@@ -53,11 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(options: argparse.Namespace) -> int:
     paths = [Path(name) for name in options.compare]
     first, second = (documents.read(path) for path in paths)
-    page, found = render_comparison(first, second, (paths[0].stem, paths[1].stem))
+    names = names_of(*paths)
+    page, found = render_comparison(first, second, names)
     target = Path(f"{options.output or 'comparison'}.html")
     write_text(target, page)
     rows = [(row.name, row.first, row.second, row.ratio, row.verdict) for row in found]
-    print(table(("", paths[0].stem, paths[1].stem, "B / A", ""), rows))
+    print(table(("", *names, "B / A", ""), rows))
     print(f"report: {target}")
     return 0
 

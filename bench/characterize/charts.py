@@ -6,13 +6,13 @@ point is hollow. A comparison draws the same charts with a line for each side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from matplotlib.axes import Axes
 
-from bench.characterize.document import Curve, CurvePoint, Figures
+from bench.characterize.document import Curve, CurvePoint, Figures, Footprint
 from bench.characterize.svg import MUTED, SERIES, SURFACE, canvas, mark_sizes, plain_numbers, to_svg
 from bench.characterize.units import amount, show
 
@@ -41,10 +41,15 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One characterisation in a chart: its figures and, in a comparison, its name."""
+    """One characterisation in a chart: its figures, the contexts whose memory was read, in a comparison its name."""
 
     figures: Figures
+    footprint: Footprint | None = None
     name: str = ""
+
+    def label(self, what: str) -> str:
+        """`what`, with the side's name before it in a comparison."""
+        return f"{self.name}: {what}" if self.name else what
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ def _lines(sides: Sequence[Side], names: Sequence[str]) -> list[Line]:
     for place, side in enumerate(sides):
         for index, name in enumerate(names):
             if curve := side.figures.curves.get(name):
-                label = f"{side.name}: {curve.title}" if several and len(names) > 1 else side.name or curve.title
+                label = side.label(curve.title) if len(names) > 1 else side.name or curve.title
                 colour = SERIES[place if several else index]
                 lines.append(Line(curve, label, colour, dashed=several and index > 0))
     return lines
@@ -236,6 +241,19 @@ _CURVES: Final[tuple[tuple[str, str, tuple[str, ...], bool, str], ...]] = (
         "Prefill is arithmetic and grows with cores; decode stops growing when memory or waiting for each other sets "
         "the pace.",
     ),
+    (
+        "energy-output",
+        "Energy a token against the answer's length",
+        ("energy_output",),
+        False,
+        "One client, short prompt: energy of processor packages and GPUs over the tokens generated, prefill and idle "
+        "power included.",
+    ),
+    (
+        "energy-load",
+        "Energy a token against load",
+        ("energy_load",),
+        False,
+        "The same with several clients: idle power and weights that are read once are shared by all that run.",
+    ),
 )
-
-Painter = Callable[[Axes], None]

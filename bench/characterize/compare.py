@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from bench.characterize.document import Curve, CurvePoint, Figures
@@ -25,6 +26,16 @@ class Ratio:
     second: str
     ratio: str
     verdict: str
+
+
+def names_of(first: Path, second: Path) -> tuple[str, str]:
+    """What the two files are called: their names, with as many of their folders as tell them apart."""
+    parts = [path.resolve().with_suffix("").parts for path in (first, second)]
+    for count in range(1, max(map(len, parts)) + 1):
+        one, other = ("/".join(part[-count:]) for part in parts)
+        if one != other:
+            return one, other
+    return f"{first.stem} (A)", f"{second.stem} (B)"
 
 
 def ratios(first: Figures, second: Figures) -> list[Ratio]:
@@ -47,7 +58,7 @@ def ratios(first: Figures, second: Figures) -> list[Ratio]:
 
 def _ratio(name: str, a: CurvePoint, b: CurvePoint, unit: str) -> Ratio:
     meet = a.low <= b.high and b.low <= a.high
-    more_is_better = unit != "s"
+    more_is_better = unit not in ("s", "J")
     verdict = "same" if meet else "better" if (b.median > a.median) is more_is_better else "worse"
     ratio = f"{b.median / a.median:.2f}" if a.median else "-"
     return Ratio(name, show(a.median, unit), show(b.median, unit), ratio, verdict)
@@ -74,4 +85,6 @@ _ROWS: Final = (
     ("batch_decode", "native decode, {} sequences a step", False),
     ("threads_decode", "native decode, {} threads", False),
     ("bandwidth_read", "memory read, {} threads", False),
+    ("energy_output", "energy a token, answer of {} tokens", False),
+    ("energy_load", "energy a token, clients: {}", True),
 )

@@ -1,12 +1,18 @@
-"""The report's charts that are no curves: phases as stacked bars, KV memory beside theory, roofline, energy."""
+"""The report's charts that are no curves: phases as stacked bars, KV memory beside theory, roofline.
+
+A comparison draws what both sides have: their bars one below the other, the rest in a colour for each side.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from bench.characterize.charts import LARGE, SMALL, Chart
-from bench.characterize.document import Document, Figures, Memory, PhaseBar, Roofline
+from matplotlib.axes import Axes
+from msgspec import structs
+
+from bench.characterize.charts import LARGE, SMALL, Chart, Side
+from bench.characterize.document import Memory, PhaseBar, Roofline
 from bench.characterize.figures import OTHER
 from bench.characterize.svg import INK, MUTED, SERIES, SURFACE, canvas, plain_numbers, to_svg
 from bench.characterize.units import amount, duration, percent, size
@@ -17,16 +23,29 @@ NEGLIGIBLE: Final = 0.005
 AROUND: Final = "all others"
 
 
-def diagrams(document: Document, figures: Figures) -> Iterator[Chart]:
-    """Those that the figures allow."""
-    if figures.phases:
-        yield _phases(figures.phases)
-    if figures.memory is not None and document.footprint is not None:
-        yield _memory(figures.memory, document.footprint.rows)
-    if figures.roofline is not None:
-        yield _roofline(figures.roofline)
-    if figures.energy:
-        yield _energy(figures.energy)
+def diagrams(sides: Sequence[Side]) -> Iterator[Chart]:
+    """Those that the figures of all sides allow."""
+    if bars := _bars(sides):
+        yield _phases(bars)
+    memories = [
+        (side, side.figures.memory, side.footprint.rows) for side in sides if side.figures.memory and side.footprint
+    ]
+    if len(memories) == len(sides):
+        yield _memory(memories)
+    roofs = [(side, side.figures.roofline) for side in sides if side.figures.roofline]
+    if len(roofs) == len(sides):
+        yield _roofline(roofs)
+
+
+def _bars(sides: Sequence[Side]) -> list[PhaseBar]:
+    """The bars that all sides have, those of the same requests below each other."""
+    found = [{bar.name: bar for bar in side.figures.phases} for side in sides]
+    return [
+        structs.replace(bars[name], name=side.label(name))
+        for name in found[0]
+        if all(name in bars for bars in found)
+        for side, bars in zip(sides, found, strict=True)
+    ]
 
 
 def _phases(bars: list[PhaseBar]) -> Chart:
@@ -76,50 +95,90 @@ def _drawn_seconds(bar: PhaseBar, name: str, large: list[str]) -> float:
     return bar.seconds.get(name, 0.0)
 
 
-def _memory(memory: Memory, rows: list[tuple[int, int]]) -> Chart:
+def _memory(sides: Sequence[tuple[Side, Memory, list[tuple[int, int]]]]) -> Chart:
     figure, axes = canvas(*LARGE)
-    cells = [row[0] for row in rows]
-    axes.plot(cells, [used / 1e6 for _, used in rows], "o", color=SERIES[0], label="measured (private memory)")
-    ends = [0, max(cells)]
-    axes.plot(ends, [end * memory.theory / 1e6 for end in ends], color=SERIES[1], label="theory (KV cache alone)")
+    told, table = [], []
+    for place, (side, memory, rows) in enumerate(sides):
+        measured, theory = _colours(place, len(sides))
+        cells = [row[0] for row in rows]
+        axes.plot(cells, [used / 1e6 for _, used in rows], "o", color=measured, label=side.label("measured"))
+        ends = [0, max(cells)]
+        axes.plot(ends, [end * memory.theory / 1e6 for end in ends], color=theory, label=side.label("theory"))
+        told.append(
+            side.label(
+                f"{size(memory.measured)} a token measured, {size(memory.theory)} by the formula "
+                f"({percent(memory.measured / memory.theory)}), and {size(memory.fixed)} whatever the size"
+            )
+        )
+        table += [(side.label(amount(count)), size(used), size(count * memory.theory)) for count, used in rows]
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("cells of the context (tokens)")
     axes.set_ylabel("MB")
     axes.legend(loc="upper left")
     caption = (
-        f"Memory of a context against its size: {size(memory.measured)} a token measured, {size(memory.theory)} by the "
-        f"formula ({percent(memory.measured / memory.theory)}), and {size(memory.fixed)} whatever the size."
+        "Private memory of a context against its size, beside what theory says of the KV cache alone. "
+        f"{'; '.join(told)}."
     )
-    table = [(amount(count), size(used), size(count * memory.theory)) for count, used in rows]
     title = "Memory of the KV cache"
     return Chart("memory", title, to_svg(figure, caption), caption, ("cells", "measured", "theory"), table)
 
 
-def _roofline(roof: Roofline) -> Chart:
-    figure, axes = canvas(*SMALL)
+def _colours(place: int, sides: int) -> tuple[str, str]:
+    """Of two things in one chart: a colour each or, in a comparison, the side's."""
+    return (SERIES[0], SERIES[1]) if sides == 1 else (SERIES[place], SERIES[place])
+
+
+def _roofline(sides: Sequence[tuple[Side, Roofline]]) -> Chart:
+    figure, axes = canvas(*(SMALL if len(sides) == 1 else LARGE))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    low = min(point.intensity for point in roof.points) / 2
-    high = max(max(point.intensity for point in roof.points), roof.flops / roof.bandwidth) * 2
-    ridge = roof.flops / roof.bandwidth
-    axes.plot(
-        [low, ridge, high],
-        [low * roof.bandwidth / 1e9, roof.flops / 1e9, roof.flops / 1e9],
-        color=MUTED,
-        linewidth=1.4,
-        label="bound by memory, by arithmetic",
+    every = [point.intensity for _, roof in sides for point in roof.points]
+    ridges = [roof.flops / roof.bandwidth for _, roof in sides]
+    low, high = min(every) / 2, max(*every, *ridges) * 2
+    told, table = [], []
+    for place, (side, roof) in enumerate(sides):
+        ridge = roof.flops / roof.bandwidth
+        colours = _colours(place, len(sides))
+        axes.plot(
+            [low, ridge, high],
+            [low * roof.bandwidth / 1e9, roof.flops / 1e9, roof.flops / 1e9],
+            color=MUTED if len(sides) == 1 else colours[0],
+            linewidth=1.4,
+            linestyle="-" if len(sides) == 1 else (0, (4, 2)),
+            label=side.label("bound by memory, by arithmetic"),
+        )
+        _roofline_points(axes, side, roof, colours)
+        told.append(side.label(f"memory feeds {size(roof.bandwidth)}/s, and decode of one sequence uses "
+                               f"{percent(roof.decode_share)} of it"))  # fmt: skip
+        table += [
+            (side.label(f"{point.name} {point.tokens}"), f"{point.intensity:.3g}", f"{point.flops / 1e9:.3g}")
+            for point in roof.points
+        ]
+    plain_numbers(axes, x=True, y=True)
+    axes.set_xlabel("arithmetic intensity: operations per byte read")
+    axes.set_ylabel("billion operations per second")
+    axes.margins(y=0.15)
+    axes.legend(loc="lower right")
+    caption = (
+        "The slope is what memory feeds, the level the highest arithmetic rate this model reached here. A point at the "
+        f"slope waits for memory, one at the level for arithmetic. {'; '.join(told)}."
     )
-    for name, colour in (("decode", SERIES[0]), ("prefill", SERIES[1])):
+    header = ("tokens a step", "operations per byte", "billion operations/s")
+    return Chart("roofline", "Roofline", to_svg(figure, caption), caption, header, table)
+
+
+def _roofline_points(axes: Axes, side: Side, roof: Roofline, colours: tuple[str, str]) -> None:
+    for name, marker, colour in (("decode", "o-", colours[0]), ("prefill", "s-", colours[1])):
         points = [point for point in roof.points if point.name == name]
         what = "sequences" if name == "decode" else "prompt tokens"
         axes.plot(
             [p.intensity for p in points],
             [p.flops / 1e9 for p in points],
-            "o-",
+            marker,
             color=colour,
             linewidth=0.9,
-            label=f"{name}, {what} a step",
+            label=side.label(f"{name}, {what} a step"),
         )
         for index, point in enumerate(points):
             below = name == "decode" or index % 2
@@ -132,29 +191,3 @@ def _roofline(roof: Roofline) -> Chart:
                 color=colour,
                 fontsize=8,
             )
-    plain_numbers(axes, x=True, y=True)
-    axes.set_xlabel("arithmetic intensity: operations per byte read")
-    axes.set_ylabel("billion operations per second")
-    axes.margins(y=0.15)
-    axes.legend(loc="lower right")
-    caption = (
-        f"The slope is what memory feeds ({size(roof.bandwidth)}/s), the level the highest arithmetic rate this model "
-        "reached here. A point at the slope waits for memory, one at the level for arithmetic; decode of one sequence "
-        f"uses {percent(roof.decode_share)} of the bandwidth."
-    )
-    table = [
-        (f"{point.name} {point.tokens}", f"{point.intensity:.3g}", f"{point.flops / 1e9:.3g}") for point in roof.points
-    ]
-    header = ("tokens a step", "operations per byte", "billion operations/s")
-    return Chart("roofline", "Roofline", to_svg(figure, caption), caption, header, table)
-
-
-def _energy(energy: dict[str, float]) -> Chart:
-    figure, axes = canvas(5.6, 0.35 * len(energy) + 0.9)
-    names = list(reversed(energy))
-    axes.barh(names, [energy[name] for name in names], color=SERIES[0], height=0.6)
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel("joules a generated token")
-    caption = "Energy of processor packages and GPUs over the tokens generated, prefill and idle power included."
-    table = [(name, f"{joules:.3g} J") for name, joules in energy.items()]
-    return Chart("energy", "Energy a token", to_svg(figure, caption), caption, ("work", "joules a token"), table)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 #: Rises when a field changes its name or meaning.
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 
 class Kept(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -190,12 +190,15 @@ class RooflinePoint(Fact, frozen=True):
 
 
 class Roofline(Fact, frozen=True):
-    """What bounds a step: memory (bytes/s read by all threads) or arithmetic (the highest operations/s seen)."""
+    """What bounds a step: memory (bytes/s read by all threads) or arithmetic (the highest operations/s seen).
+
+    `decode_bytes_per_second`: what decode of one sequence reads, and `decode_share` how much of the bandwidth that is.
+    """
 
     bandwidth: float
     flops: float
     points: list[RooflinePoint]
-    decode_bytes: float
+    decode_bytes_per_second: float
     decode_share: float
 
 
@@ -215,7 +218,6 @@ class Figures(Kept):
     knee: Knee | None = None
     memory: Memory | None = None
     roofline: Roofline | None = None
-    energy: dict[str, float] = {}
     findings: list[Finding] = []
 
 

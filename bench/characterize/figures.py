@@ -1,4 +1,4 @@
-"""From samples to figures: every curve, the knee, the phases' shares and the energy of a token.
+"""From samples to figures: every curve, the knee and the phases' shares.
 
 Computed anew from the document each time, so an interrupted characterisation has figures of what there is. Knows no
 drawing. `bench.characterize.theory` adds what the model's shape and the host's memory say.
@@ -19,6 +19,7 @@ from bench.characterize.theory import memory, roofline
 OTHER: Final = "other"
 
 TOKENS_PER_SECOND: Final = "tokens/s"
+JOULES: Final = "J"
 
 
 def compute(document: Document) -> Figures:
@@ -30,7 +31,6 @@ def compute(document: Document) -> Figures:
     figures.knee = _knee(figures.curves.get("load_rate"))
     figures.memory = memory(document)
     figures.roofline = roofline(document.model, figures.curves)
-    figures.energy = _energy(by_point)
     figures.findings = find(document, figures)
     return figures
 
@@ -79,6 +79,10 @@ def _curves(by_point: dict[tuple[str, int], list[Sample]]) -> dict[str, Curve]:
     def per_run(sample: Sample) -> Iterable[float]:
         return [sample.loads[0].output_tokens / sample.loads[0].wall]
 
+    def joules(sample: Sample) -> Iterable[float]:
+        loads = [load for load in sample.loads if load.joules is not None and load.output_tokens]
+        return [(load.joules or 0.0) / load.output_tokens for load in loads]
+
     def rate(name: str) -> Callable[[Sample], Iterable[float]]:
         return lambda sample: [sample.rates[name]] if name in sample.rates else []
 
@@ -100,6 +104,8 @@ def _curves(by_point: dict[tuple[str, int], list[Sample]]) -> dict[str, Curve]:
         ),
         "load_rate": curve("load", "Output rate of all clients", under_load, TOKENS_PER_SECOND, per_run),
     }
+    curves["energy_output"] = curve("output", "Energy a token, one client", "answer tokens", JOULES, joules)
+    curves["energy_load"] = curve("load", "Energy a token, all clients", under_load, JOULES, joules)
     pooled: dict[str, tuple[str, Callable[[Asked], Iterable[float]]]] = {
         "load_ttft": ("TTFT", _ttft),
         "load_itl": ("Inter-token latency", lambda asked: asked.gaps),
@@ -188,16 +194,3 @@ def _phases(by_point: dict[tuple[str, int], list[Sample]]) -> Iterable[PhaseBar]
         seconds = {phase: statistics.fmean((each.phases or {}).get(phase, 0.0) for each in asked) for phase in phases}
         total = statistics.fmean(each.total for each in asked)
         yield PhaseBar(name=name, seconds={**seconds, OTHER: max(0.0, total - sum(seconds.values()))}, total=total)
-
-
-def _energy(by_point: dict[tuple[str, int], list[Sample]]) -> dict[str, float]:
-    """Joules a token where the host shows energy, by what was done."""
-    found = {}
-    for (kind, size), samples in by_point.items():
-        if kind not in ("output", "load"):
-            continue
-        loads = [load for sample in samples for load in sample.loads if load.joules is not None and load.output_tokens]
-        if loads:
-            per_token = statistics.median((load.joules or 0.0) / load.output_tokens for load in loads)
-            found[f"answer of {size} tokens" if kind == "output" else f"{size} clients"] = per_token
-    return found

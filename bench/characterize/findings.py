@@ -32,7 +32,7 @@ def find(document: Document, figures: Figures) -> list[Finding]:
             _batch(curves),
             _threads(curves),
             _memory(document, figures),
-            _energy(figures),
+            _energy(curves),
             _noise(curves),
         )
     )
@@ -168,10 +168,11 @@ def _roofline(document: Document, figures: Figures) -> Iterator[Finding]:
         else "Decode of one sequence does not wait for memory alone: arithmetic (unpacking weights included) and the "
         "start of each operation cost more"
     )
+    read = roof.decode_bytes_per_second
     yield Finding(
         title=f"Decode uses {percent(roof.decode_share)} of the memory bandwidth",
-        text=f"A token reads {size(roof.decode_bytes / alone.flops * token_operations(model))} (weights and KV cache): "
-        f"{size(roof.decode_bytes)}/s of the {size(roof.bandwidth)}/s that reading memory reaches here. It reaches "
+        text=f"A token reads {size(read / alone.flops * token_operations(model))} (weights and KV cache): "
+        f"{size(read)}/s of the {size(roof.bandwidth)}/s that reading memory reaches here. It reaches "
         f"{percent(compute)} of the highest arithmetic rate seen. {where}.",
         advice="Smaller weights (fewer bits) speed decode up in proportion, and batches are almost free."
         if bound
@@ -233,15 +234,18 @@ def _memory(document: Document, figures: Figures) -> Iterator[Finding]:
     )
 
 
-def _energy(figures: Figures) -> Iterator[Finding]:
-    if not figures.energy:
-        return
-    best = min(figures.energy.items(), key=lambda item: item[1])
-    worst = max(figures.energy.items(), key=lambda item: item[1])
-    yield Finding(
-        title=f"A token costs {best[1]:.3g} to {worst[1]:.3g} joules",
-        text=f"Of the host, idle power included: least with {best[0]}, most with {worst[0]}.",
-    )
+def _energy(curves: dict[str, Curve]) -> Iterator[Finding]:
+    found = [
+        (f"{what} {amount(point.x)}", point.median)
+        for name, what in (("energy_output", "answer tokens:"), ("energy_load", "clients:"))
+        for point in (curves[name].points if name in curves else ())
+    ]
+    if found:
+        best, worst = (choose(found, key=lambda item: item[1]) for choose in (min, max))
+        yield Finding(
+            title=f"A token costs {best[1]:.3g} to {worst[1]:.3g} joules",
+            text=f"Of the host, idle power included: least with {best[0]}, most with {worst[0]}.",
+        )
 
 
 def _noise(curves: dict[str, Curve]) -> Iterator[Finding]:

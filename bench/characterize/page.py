@@ -27,7 +27,8 @@ GROUPS: Final = (
     ("Under load", ("load-rate", "load-latency", "load-itl")),
     ("Where the time goes", ("phases",)),
     ("What the machine can do", ("roofline", "batch", "threads")),
-    ("Memory and energy", ("memory", "energy")),
+    ("Memory", ("memory",)),
+    ("Energy", ("energy-output", "energy-load")),
 )
 
 Facts = list[tuple[str, str]]
@@ -43,9 +44,7 @@ class Group:
 
 def render(document: Document) -> str:
     """The report of one characterisation."""
-    sides = [Side(document.figures)]
-    with style():
-        charts = [*curve_charts(sides), *diagrams(document, document.figures)]
+    charts = _charts([Side(document.figures, document.footprint)])
     return _page(
         title=f"{_model(document)} on {_short_cpu(document)}",
         subtitle=f"{_target(document)} · {document.started[:16].replace('T', ' ')} UTC",
@@ -59,9 +58,9 @@ def render(document: Document) -> str:
 def render_comparison(first: Document, second: Document, names: tuple[str, str]) -> tuple[str, list[Ratio]]:
     """The report of two side by side, and the ratios in it."""
     found = ratios(first.figures, second.figures)
-    sides = [Side(first.figures, names[0]), Side(second.figures, names[1])]
-    with style():
-        charts = list(curve_charts(sides))
+    charts = _charts(
+        [Side(each.figures, each.footprint, name) for each, name in zip((first, second), names, strict=True)]
+    )
     page = _page(
         title=f"{names[0]} and {names[1]}",
         subtitle=f"A: {_target(first)}, {_short_cpu(first)} · B: {_target(second)}, {_short_cpu(second)}",
@@ -73,6 +72,11 @@ def render_comparison(first: Document, second: Document, names: tuple[str, str])
         sides=[f"A: {names[0]}", f"B: {names[1]}"],
     )
     return page, found
+
+
+def _charts(sides: Sequence[Side]) -> list[Chart]:
+    with style():
+        return [*curve_charts(sides), *diagrams(sides)]
 
 
 def _page(*, documents: Sequence[Document], charts: Sequence[Chart], **values: Any) -> str:

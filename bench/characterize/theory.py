@@ -64,7 +64,7 @@ def roofline(model: ModelFacts | None, curves: dict[str, Curve]) -> Roofline | N
         bandwidth=bandwidth,
         flops=max(point.flops for point in points),
         points=points,
-        decode_bytes=moved,
+        decode_bytes_per_second=moved,
         decode_share=moved / bandwidth,
     )
 

@@ -11,19 +11,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bench.characterize import document as documents
 from bench.characterize import plan as plans
-from bench.characterize.document import SCHEMA, Document
 from bench.characterize.compare import names_of
+from bench.characterize.document import SCHEMA, Document
 from bench.characterize.energy import EnergyMeter
 from bench.characterize.engine_target import EngineTarget
 from bench.characterize.figures import compute
 from bench.characterize.http_target import HttpTarget
+from bench.characterize.identity import changes, identify
 from bench.characterize.native import NativeLoops, footprint, model_facts
 from bench.characterize.options import parse_arguments
 from bench.characterize.page import progress, render, render_comparison, what_is_missing, write_text
@@ -35,6 +37,8 @@ from bench.report import end_cleanly, fail, machine, machine_line, say, table
 from engine import EngineError, EngineSettings
 from llama_native import GgmlType, LlamaError, Model, available_cpus, build_info, system_info
 
+_OR_ELSE: Final = "--fresh starts over, --output NAME writes elsewhere"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure or compare. Exit codes: 0 done, 2 wrong usage or no target, 130 interrupted (and to be gone on with)."""
@@ -43,8 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _compare(options) if options.compare else _characterize(options)
     except (OSError, ValueError, LlamaError, EngineError, TargetFailedError, documents.NotACharacterisation) as error:
-        fail(str(error))
-    except (ToolFailedError, subprocess.TimeoutExpired) as error:
         fail(str(error))
     except KeyboardInterrupt:
         say("interrupted before anything was measured")
@@ -69,33 +71,28 @@ def _characterize(options: argparse.Namespace) -> int:
     begun = None if options.fresh or not path.exists() else documents.read(path)
     wanted = _identity(options)
     if begun is not None and begun.options != wanted:
-        fail(f"{path} holds another characterisation; --fresh starts over, --output NAME writes elsewhere")
+        fail(f"{path} holds another characterisation; {_OR_ELSE}")
     if begun is not None and begun.finished:
         say(f"{path} is finished: drawing its report again (--fresh measures anew)")
         return _report(begun, path)
     begin = time.monotonic()
     salt = str(time.time_ns())
-    model = Model(options.model) if options.model else None
-    try:
-        target = _target(options, model, salt)
+    with ExitStack() as stack:
+        model = stack.enter_context(Model(options.model)) if options.model else None
+        target = stack.enter_context(closing(_target(options, model, salt)))
+        same = identify(target, machine(), model.path if model else None)
+        if begun is not None and (changed := list(changes(begun.identity, same))):
+            fail("\n  ".join((f"{path} holds measurements of something else; {_OR_ELSE}", *changed)))
+        document = begun or _begin(options, wanted, same, target, model, begin)
+        document.setup_seconds += time.monotonic() - begin
+        _say_plan(document, begun is not None)
+        native = NativeLoops(model, target.engine.plan) if model and isinstance(target, EngineTarget) else None
         try:
-            document = begun or _begin(options, wanted, target, model)
-            _say_plan(document, begun is not None)
-            if document.footprint is None and isinstance(target, EngineTarget) and model is not None:
-                document.footprint = footprint(model.path, target.engine.plan.kv_type.name.lower())
-            native = None
-            if isinstance(target, EngineTarget) and model is not None:
-                native = NativeLoops(model, target.engine.plan)
             Sweep(document, target, native, salt, lambda: documents.write(path, document)).run()
         except KeyboardInterrupt:
             _report(document, path)
             say(f"interrupted with {progress(document)} done; the same command goes on")
             return 130
-        finally:
-            target.close()
-    finally:
-        if model is not None:
-            model.close()
     _report(document, path)
     say(f"took {(time.monotonic() - begin) / 60:.1f} min")
     return 0
@@ -124,9 +121,14 @@ def _identity(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _begin(
-    options: argparse.Namespace, wanted: dict[str, Any], target: HttpTarget | EngineTarget, model: Model | None
+    options: argparse.Namespace,
+    wanted: dict[str, Any],
+    same: dict[str, str],
+    target: HttpTarget | EngineTarget,
+    model: Model | None,
+    begin: float,
 ) -> Document:
-    """A new document: everything about the setting, and the plan."""
+    """A new document: everything about the setting, memory of contexts, and the plan for the time that is left."""
     engine = target.describe()
     missing = []
     facts = model_facts(model, GgmlType[str(engine.get("kv_type", "f16")).upper()]) if model is not None else None
@@ -148,17 +150,28 @@ def _begin(
         missing.append("Roofline: which experts a token uses is not known, so neither are the bytes it reads.")
     if local and (reason := EnergyMeter().missing):
         missing.append(f"Energy a token: {reason}.")
+    budget = options.minutes * 60
+    memory = None
+    if model is not None and isinstance(target, EngineTarget):
+        try:
+            left = max(1.0, budget - (time.monotonic() - begin))
+            memory = footprint(model.path, target.engine.plan.kv_type.name.lower(), timeout=left)
+        except (ToolFailedError, subprocess.TimeoutExpired) as error:
+            missing.append(f"Memory of contexts: {error}")
     sizes = _overridden(sizes, options)
+    spent = time.monotonic() - begin
     return Document(
         schema=SCHEMA,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         target=where,
         options=wanted,
+        identity=same,
         machine=machine(),
         build={} if options.url else {**build_info(), "cpu features": system_info().strip(" |")},
         engine=engine,
         model=facts,
-        plan=make_plan(sizes, target.pace, options.minutes * 60, context if isinstance(context, int) else None),
+        plan=make_plan(sizes, target.pace, budget, context if isinstance(context, int) else None, spent),
+        footprint=memory,
         missing=missing,
     )
 
@@ -194,6 +207,7 @@ def _say_plan(document: Document, goes_on: bool) -> None:
     say(machine_line(document.machine))
     word = "going on with the plan" if goes_on else "plan"
     say(f"{word}: about {plan.seconds / 60:.1f} of at most {plan.budget / 60:g} minutes")
+    say(f"  before it, loading and calibrating took {document.setup_seconds / 60:.1f} minutes of them")
     for row in plans.describe(plan):
         say(row)
     for line in plan.left_out:

@@ -88,7 +88,10 @@ class Sample(Fact, frozen=True):
 
 
 class Plan(Kept):
-    """What is measured: points, rounds by kind, the seconds this may take, and what had to be left out for that."""
+    """What is measured: points, rounds by kind, and what had to be left out for the budget.
+
+    `budget`: seconds for everything, from the start of the command to the last sample.
+    """
 
     points: list[Point]
     rounds: dict[str, int]
@@ -222,17 +225,23 @@ class Figures(Kept):
 
 
 class Document(Kept):
-    """A characterisation. `missing`: what could not be measured, and why. `finished`: the plan is done."""
+    """A characterisation. `missing`: what could not be measured, and why. `finished`: the plan is done.
+
+    `identity`: what was measured, on what, by name; samples of another must not join these. `setup_seconds`: what went
+    by before the sweeps, in every start of the command: loading, calibration, first requests, memory of contexts.
+    """
 
     schema: int
     started: str
     target: dict[str, str]
     options: dict[str, Any]
+    identity: dict[str, str]
     machine: dict[str, Any]
     build: dict[str, Any]
     engine: dict[str, Any]
     model: ModelFacts | None
     plan: Plan
+    setup_seconds: float = 0.0
     samples: list[Sample] = []
     footprint: Footprint | None = None
     missing: list[str] = []

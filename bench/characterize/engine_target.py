@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from importlib import metadata
 from typing import Any
 
 from bench.characterize.document import Asked, Load
@@ -16,7 +17,7 @@ from bench.characterize.energy import EnergyMeter
 from bench.characterize.target import Pace, Prompt
 from bench.rates import random_tokens
 from engine import Engine, EngineError, EngineSettings, Request, SamplingParams, Timings, clock
-from llama_native import Model
+from llama_native import Model, build_info, system_info
 
 
 class EngineTarget:
@@ -53,6 +54,16 @@ class EngineTarget:
         values["kv_type"] = plan.kv_type.name.lower()
         values["calibration"] = str(calibration.chosen) if calibration else "off"
         return values
+
+    def identify(self) -> dict[str, str]:
+        """This program's version and the library's build."""
+        build = build_info()
+        names = ("llama_version", "ggml_version", "ggml_commit")
+        library = ", ".join(f"{name.replace('_', ' ')} {build[name]}" for name in names)
+        return {
+            "engine": f"lucid-llm {metadata.version('lucid-llm')}",
+            "llama.cpp": f"{library}, {system_info().strip(' |')}",
+        }
 
     def close(self) -> None:
         """Stop the engine."""

@@ -69,12 +69,18 @@ class HttpTarget:
 
     def describe(self) -> dict[str, Any]:
         """The plan in GET /v1/engine, which our server has; empty where there is none."""
-        try:
-            found = self._get("/v1/engine")
-        except TargetFailedError:
-            return {}
-        plan = found.get("plan") if isinstance(found, dict) else None
+        plan = self._told("/v1/engine").get("plan")
         return plan if isinstance(plan, dict) else {}
+
+    def identify(self) -> dict[str, str]:
+        """What /v1/models and /v1/engine say of the model, without what differs from answer to answer (`created`)."""
+        listed = self._told("/v1/models").get("data")
+        entries = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        entry = next((one for one in entries if one.get("id") == self.name), {})
+        engine = self._told("/v1/engine")
+        told = {name: entry[name] for name in ("id", "owned_by", "root", "meta") if name in entry}
+        told |= {name: engine[name] for name in ("file", "description") if name in engine}
+        return {f"served model's {name.replace('_', ' ')}": str(value) for name, value in told.items()}
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -99,6 +105,14 @@ class HttpTarget:
             return str(listed["data"][0]["id"])
         except (KeyError, IndexError, TypeError):
             raise TargetFailedError(f"{self.url}/v1/models lists no model; name one with --name") from None
+
+    def _told(self, path: str) -> dict[str, Any]:
+        """The JSON object at `path`; empty where there is none."""
+        try:
+            found = self._get(path)
+        except TargetFailedError:
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def _get(self, path: str) -> Any:
         request = urllib.request.Request(self.url + path, headers=dict(self._headers))

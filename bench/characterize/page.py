@@ -174,13 +174,14 @@ def _settings(document: Document) -> Iterator[tuple[str, Facts]]:
         (NAMES[kind], f"{' '.join(amount(p.size) for p in plan.points if p.kind == kind)} ({plan.rounds[kind]} rounds)")
         for kind in dict.fromkeys(point.kind for point in plan.points)
     ]
-    spent = sum(sample.seconds for sample in document.samples)
+    measured = sum(sample.seconds for sample in document.samples)
     yield (
         "Measurements",
         [
             ("target", _target(document)),
             ("started", document.started),
-            ("measuring took", duration(spent) if spent < 60 else f"{spent / 60:.1f} min"),
+            ("loading and calibrating took", _minutes(document.setup_seconds)),
+            ("measuring took", _minutes(measured)),
             *rounds,
             ("a request under load", f"{plan.prompt} prompt tokens, {plan.answer} answer tokens"),
         ],
@@ -190,6 +191,10 @@ def _settings(document: Document) -> Iterator[tuple[str, Facts]]:
 def _bandwidths(document: Document) -> list[Any]:
     curves = document.figures.curves
     return [curves[name] for name in ("bandwidth_read", "bandwidth_copy") if name in curves]
+
+
+def _minutes(seconds: float) -> str:
+    return duration(seconds) if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 def _plain(value: object) -> str:

@@ -34,7 +34,7 @@ FEWEST: Final = 3
 #: Points that a sweep keeps at least.
 FEWEST_POINTS: Final = 2
 
-#: Share of the budget that is planned: loading, drawing and slow moments of the host need the rest.
+#: Share of the budget left after loading and calibration that is planned: slow moments of the host need the rest.
 PLANNED: Final = 0.85
 
 #: How kinds are called in tables and progress bars.
@@ -79,10 +79,11 @@ def requests_of(clients: int) -> int:
     return max(4, 2 * clients)
 
 
-def make_plan(sizes: Sizes, pace: Pace, budget: float, context: int | None = None) -> Plan:
+def make_plan(sizes: Sizes, pace: Pace, budget: float, context: int | None = None, spent: float = 0.0) -> Plan:
     """Cut `sizes` to what fits: first rounds, then the costliest points of a sweep with more than two.
 
-    `context`: most tokens of a request, None where it is not known. `budget` in seconds.
+    `context`: most tokens of a request, None where it is not known. `budget` for everything and what of it is `spent`
+    already, in seconds.
     """
     left_out = []
     points = []
@@ -99,7 +100,7 @@ def make_plan(sizes: Sizes, pace: Pace, budget: float, context: int | None = Non
         answer=sizes.load_answer,
         left_out=left_out,
     )
-    while plan.seconds > PLANNED * budget:
+    while plan.seconds > PLANNED * (budget - spent):
         kinds = {point.kind for point in plan.points if plan.rounds[point.kind] > FEWEST}
         if kinds:
             plan.rounds[max(kinds, key=lambda kind: _cost(plan, kind))] -= 1

@@ -7,6 +7,7 @@ loops and the host; not what is made of the samples.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -35,18 +36,20 @@ class Sweep:
         """Measure what is missing, keeping every sample; marks the document finished at the end."""
         plan = self.document.plan
         todo = list(self._todo())
+        no_time: list[Point] = []
         with progress(round(sum(point.cost for _, point in todo)), "characterising", "s") as bar:
             bar.bar_format = "{desc}{percentage:3.0f}% |{bar}| {elapsed} so far, about {remaining} left"
             for round_, point in todo:
-                if round_ > 0 and self._spent() > plan.budget:
-                    plan.left_out.append(f"round {round_ + 1} and later: the time of {plan.budget / 60:g} min was used")
-                    break
                 if self._hopeless(point):
+                    continue
+                if self._spent() + point.cost > plan.budget:
+                    no_time.append(point)
                     continue
                 bar.set_description(f"round {round_ + 1}: {point.size} {NAMES[point.kind]}")
                 self.document.samples.append(self._sample(round_, point))
                 self.keep()
                 _advance(bar, point.cost)
+        plan.left_out += self._without_time(no_time)
         self.document.finished = True
         self.keep()
 
@@ -60,7 +63,15 @@ class Sweep:
                     yield round_, point
 
     def _spent(self) -> float:
-        return sum(sample.seconds for sample in self.document.samples)
+        """Seconds that everything took so far."""
+        return self.document.setup_seconds + sum(sample.seconds for sample in self.document.samples)
+
+    def _without_time(self, points: list[Point]) -> Iterator[str]:
+        """Each point with the number of its measurements that the budget had no time for."""
+        rounds = self.document.plan.rounds
+        for point, missed in Counter(points).items():
+            what = f"{missed} of {rounds[point.kind]} rounds of {point.size} {NAMES[point.kind]}"
+            yield f"{what}: the time of {self.document.plan.budget / 60:g} min was used"
 
     def _hopeless(self, point: Point) -> bool:
         """Whether it has failed before: a prompt too long for the server will not fit the next time either."""

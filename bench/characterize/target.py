@@ -43,5 +43,8 @@ class Target(Protocol):
     def describe(self) -> dict[str, Any]:
         """The engine's settings and calibration, as far as they are known."""
 
+    def identify(self) -> dict[str, str]:
+        """Which software and model answer, as far as it is known: what must be the same for samples to be compared."""
+
     def close(self) -> None:
         """Give back what is held."""

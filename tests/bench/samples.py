@@ -38,7 +38,7 @@ def document(samples: list[Sample], model: ModelFacts | None = None) -> Document
     points = [Point(kind=kind, size=int(size), cost=1.0) for kind, _, size in (s.point.partition("/") for s in samples)]
     plan = Plan(points=list(dict.fromkeys(points)), rounds={}, budget=60.0, prompt=128, answer=32, left_out=[])
     return Document(
-        schema=1, started="2026-01-01T00:00:00+00:00", target={"model": "m"}, options={},
+        schema=1, started="2026-01-01T00:00:00+00:00", target={"model": "m"}, options={}, identity={},
         machine={"cpu": "c", "cores": 2, "extensions": [], "memory_bytes": 1, "kernel": "6", "python": "3"}, build={},
         engine={}, model=model, plan=plan, samples=samples,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from bench.characterize import document as documents
@@ -99,6 +100,8 @@ def test_in_process_measures_everything(in_process: Result) -> None:
             "a phase began before its request"
         )
     assert document.engine["calibration"] == "off"
+    assert document.setup_seconds > 0
+    assert {"processor", "llama.cpp", "model file", "engine's threads"} <= set(document.identity)
     assert "plan: about" in in_process.output
 
 
@@ -164,6 +167,19 @@ def test_another_command_does_not_go_on(root: Path, in_process: Result, tmp_path
     name.with_suffix(".json").write_text('{"command": "bench.http"}')
     output = finish(start(root, "--output", str(name)), 2)
     assert "is not a characterisation" in output
+
+
+def test_measurements_of_something_else_do_not_go_on(
+    root: Path, server: ServerProcess, interrupted: tuple[Document, Result], tmp_path: Path
+) -> None:
+    left, name = interrupted[0], tmp_path / "other"
+    assert left.identity["served model's file"] == "model.gguf"
+    left = msgspec.structs.replace(left, identity=left.identity | {"served model's file": "other.gguf"})
+    documents.write(name.with_suffix(".json"), left)
+    output = finish(start(root, "--url", server.url, *TINY[:-1], "2", "--output", str(name)), 2)
+    assert "holds measurements of something else; --fresh starts over" in output
+    assert "  served model's file: was other.gguf, is model.gguf" in output
+    assert documents.read(name.with_suffix(".json")) == left
 
 
 def test_a_server_that_is_not_there(root: Path, tmp_path: Path) -> None:
@@ -266,18 +282,18 @@ def test_the_json_has_the_documented_fields(in_process: Result, tmp_path: Path) 
     raw = json.loads(path.read_text())
     assert raw["schema"] == documents.SCHEMA == 2
     assert set(raw) == {
-        "schema", "started", "target", "options", "machine", "build", "engine", "model", "plan", "samples",
-        "footprint", "missing", "finished", "figures",
+        "schema", "started", "target", "options", "identity", "machine", "build", "engine", "model", "plan",
+        "setup_seconds", "samples", "footprint", "missing", "finished", "figures",
     }  # fmt: skip
     assert set(raw["figures"]) == {"curves", "phases", "knee", "memory", "roofline", "findings"}
     assert set(raw["samples"][0]) == {"point", "round", "seconds", "other_work", "loads", "rates", "error"}
     assert set(raw["samples"][0]["loads"][0]["asked"][0]) == {
         "ttft", "total", "prompt_tokens", "cached_tokens", "completion_tokens", "gaps", "phases", "error",
     }  # fmt: skip
+    assert set(raw["figures"]["roofline"]) == {
+        "bandwidth", "flops", "points", "decode_bytes_per_second", "decode_share",
+    }  # fmt: skip
     curve = raw["figures"]["curves"]["ttft_cold"]
     assert set(curve) == {"title", "x_label", "unit", "points"}
     assert set(curve["points"][0]) == {"x", "median", "low", "high", "n", "noisy"}
     assert documents.read(path) == in_process.document
-    assert set(raw["figures"]["roofline"]) == {
-        "bandwidth", "flops", "points", "decode_bytes_per_second", "decode_share",
-    }  # fmt: skip

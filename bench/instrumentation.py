@@ -70,13 +70,14 @@ def step_cost(rows: int, repeats: int = 2000) -> float:
     courses = [Timings().submit() for _ in range(rows)]
 
     def step() -> None:
+        counters.begin_step()
         begin = clock()
         done = clock()
         for course in courses:
             course.token(done, 1e-5)
             counters.generated_tokens += 1
         counters.add_step(rows, 0, done - begin, 1e-2, 1e-4)
-        counters.busy_seconds += clock() - begin
+        counters.end_step()
 
     return timeit(step, number=repeats) / repeats
 

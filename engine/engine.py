@@ -227,7 +227,9 @@ class Engine:
                 self._expire()
                 self._admit()
                 if self._scheduler.running:
+                    self._counters.begin_step()
                     self._step(self._scheduler.plan())
+                    self._counters.end_step()
                 else:
                     self._idle = True
                     self._wake.wait(self._scheduler.next_expiry())
@@ -237,6 +239,7 @@ class Engine:
                 self.failure = error
                 log.exception("the engine thread died")
         finally:
+            self._counters.end_step()
             self._end_all()
 
     def _take_in(self) -> None:
@@ -299,7 +302,6 @@ class Engine:
                 self._hand_out(run, row, token, done, share)
         counters = self._counters
         counters.add_step(len(step.decode), step.prefill_tokens, done - begin, result.decode_seconds, sampling_seconds)
-        counters.busy_seconds += clock() - begin
         if not scored:  # their rows of logits take time that other prompts do not
             self._pace.observe(len(step.decode), step.prefill_tokens, done - begin)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+from engine.timings import clock
+
 
 class Tally:
     """How often values fell into buckets: the engine's own histogram, cheap enough for every step.
@@ -30,7 +32,10 @@ class Tally:
 
 
 #: Seconds, from a step of a tiny model to a long prompt on a slow host.
-STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0)
+STEP_SECONDS = (
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5,
+    1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0,
+)  # fmt: skip
 
 #: Tokens in one part of a batch.
 BATCH_TOKENS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -42,8 +47,8 @@ class Counters:
 
     steps: int = 0
     """Calls of llama_decode."""
-    busy_seconds: float = 0.0
-    """Time spent in steps, from planning to handing out tokens."""
+    busy: tuple[float, float | None] = (0.0, None)
+    """`busy_seconds`, and when the step under way began; one tuple, so that readers see two that fit together."""
     decode_seconds: float = 0.0
     """Of that, inside llama_decode."""
     sampling_seconds: float = 0.0
@@ -67,6 +72,24 @@ class Counters:
     """Sequences that got their next token, per step."""
     prefill_rows: Tally = field(default_factory=lambda: Tally(BATCH_TOKENS))
     """Prompt tokens computed, per step."""
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time spent in steps that are over, from planning to handing out tokens."""
+        return self.busy[0]
+
+    def busy_until(self, now: float) -> float:
+        """Return `busy_seconds` with the part of the step under way that lies before `now`, a time of `clock`."""
+        seconds, began = self.busy
+        return seconds if began is None else seconds + max(0.0, now - began)
+
+    def begin_step(self) -> None:
+        """The engine is busy from now on."""
+        self.busy = (self.busy_seconds, clock())
+
+    def end_step(self) -> None:
+        """The step under way, if there is one, is over."""
+        self.busy = (self.busy_until(clock()), None)
 
     def add_step(
         self, decoded: int, prefilled: int, seconds: float, decode_seconds: float, sampling_seconds: float

@@ -128,7 +128,7 @@ class EnergyMeter(Collector):
         self._joules = {counter.domain: 0.0 for counter in self._counters}
         self._lock = threading.Lock()
         self._at = clock()
-        self._busy = stats().counters.busy_seconds
+        self._busy = stats().counters.busy_until(self._at)
 
     def start(self) -> None:
         """Read the counters every `PERIOD` seconds, from a daemon thread. Nothing happens where there are none."""
@@ -138,7 +138,8 @@ class EnergyMeter(Collector):
     def sample(self) -> None:
         """Read the counters and add the engine's share of what was used since the last reading."""
         with self._lock:
-            now, busy = clock(), self._stats().counters.busy_seconds
+            now = clock()
+            busy = self._stats().counters.busy_until(now)
             share = min(1.0, (busy - self._busy) / (now - self._at)) if now > self._at else 0.0
             self._at, self._busy = now, busy
             for counter in list(self._counters):

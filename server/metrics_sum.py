@@ -28,7 +28,6 @@ GAUGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {
     "lucid_queue_age_seconds": max,
     "lucid_kv_cache_usage_ratio": fmean,
     "lucid_cache_config_info": max,
-    "lucid_energy_joules_per_token": fmean,
     "lucid_knowledge_files": max,
     "lucid_knowledge_files_skipped": max,
     "lucid_knowledge_chunks": max,
@@ -38,6 +37,9 @@ GAUGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {
     "process_start_time_seconds": min,
     "process_max_fds": min,
 }
+
+#: Gauges that are the quotient of two counters' sums.
+RATIOS: Final = {"lucid_energy_joules_per_token": ("lucid_energy_joules", "lucid_decoded_tokens")}
 
 #: Types whose values only grow; a process that ended still counts.
 _TOTALS: Final = frozenset({"counter", "histogram"})
@@ -210,7 +212,16 @@ def _add(snapshots: Sequence[list[_Family]]) -> list[_Family]:
     for snapshot in present:
         for family in snapshot:
             families.setdefault(family.name, []).append(family)
-    return [_add_family(same) for same in families.values()]
+    added = {name: _add_family(same) for name, same in families.items()}
+    for name, (over, under) in RATIOS.items():
+        if name in added:
+            (sample,) = added[name].samples
+            sample.value = _total(added[over]) / _total(added[under])
+    return list(added.values())
+
+
+def _total(counter: _Family) -> float:
+    return sum(sample.value for sample in counter.samples if sample.name.endswith("_total"))
 
 
 def _add_family(same: list[_Family]) -> _Family:

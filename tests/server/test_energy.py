@@ -64,22 +64,29 @@ def test_joules_count_by_the_engines_share_of_the_time(tmp_path: Path) -> None:
     assert registry.get_sample_value("lucid_energy_joules_total", labels) == 0  # the engine was idle
     assert registry.get_sample_value(per_token, {"instance_label": "x"}) is None
 
-    counters.busy_seconds += 3600  # busy all the time since
-    counters.generated_tokens = 8
-    write_zone(tmp_path, "intel-rapl:0", "package-0", 14_000_000)
+    counters.begin_step()
     meter.sample()
+    before = registry.get_sample_value("lucid_energy_joules_total", labels)
+    assert before is not None
+    counters.generated_tokens = 8
+    for reading in (1, 2):  # a step that lasts longer than the time between readings
+        write_zone(tmp_path, "intel-rapl:0", "package-0", (10 + 2 * reading) * 1_000_000)
+        meter.sample()
     joules = registry.get_sample_value("lucid_energy_joules_total", labels)
-    assert joules == pytest.approx(4)
-    assert registry.get_sample_value(per_token, {"instance_label": "x"}) == pytest.approx(0.5)
+    assert joules == pytest.approx(before + 4)
+    assert registry.get_sample_value(per_token, {"instance_label": "x"}) == pytest.approx(joules / 8)
 
     begin = time.perf_counter()
     meter.sample()
-    time.sleep(0.2)
-    counters.busy_seconds += 0.1
+    time.sleep(0.1)
+    counters.end_step()
+    busy = time.perf_counter() - begin
+    time.sleep(0.1)
     write_zone(tmp_path, "intel-rapl:0", "package-0", 24_000_000)
     meter.sample()
-    added = (registry.get_sample_value("lucid_energy_joules_total", labels) or 0) - 4
-    assert 10 * 0.1 / (time.perf_counter() - begin) <= added <= 10 * 0.1 / 0.2
+    whole = time.perf_counter() - begin
+    added = (registry.get_sample_value("lucid_energy_joules_total", labels) or 0) - joules
+    assert 10 * 0.1 / whole <= added <= 10 * busy / 0.2
 
 
 def test_a_counter_that_goes_away_takes_its_metric_with_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from server_process import ServerProcess, eventually
 
 from server.host_metrics import ProcessMetrics
@@ -65,6 +65,25 @@ def test_one_scrape_shows_the_sum_and_survives_a_kill(launch: Callable[..., Serv
     expected = dict(zip(COUNTED, (16, 64, 64), strict=True))
     eventually(lambda: totals(server) == expected, "counting goes on from there")
     assert server.metric("lucid_engine_info") == 1
+
+
+def test_joules_per_token_are_those_of_all_workers_by_all_their_tokens() -> None:
+    """One had four tokens at one joule each, the other one token at six."""
+    folder = Folder()
+    try:
+        workers = []
+        for joules, tokens in ((4, 4), (6, 1)):
+            registry = CollectorRegistry()
+            Counter("lucid_energy_joules", "", ["domain"], registry=registry).labels("package-0").inc(joules)
+            Counter("lucid_decoded_tokens", "", registry=registry).inc(tokens)
+            Gauge("lucid_energy_joules_per_token", "", registry=registry).set(joules / tokens)
+            workers.append(SummedMetrics(registry, folder))
+            workers[-1].publish()
+        values = {sample.name: sample.value for family in workers[0].collect() for sample in family.samples}
+        assert values["lucid_energy_joules_total"] == 10
+        assert values["lucid_energy_joules_per_token"] == 2
+    finally:
+        folder.remove()
 
 
 def test_a_worker_without_file_descriptors_goes_on(caplog: pytest.LogCaptureFixture) -> None:

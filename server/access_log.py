@@ -37,9 +37,10 @@ def _facts(exchange: Exchange) -> dict[str, Any]:
     }
     if exchange.prompt_tokens:
         facts["prompt_tokens"] = exchange.prompt_tokens
+    if exchange.requests:
         facts["cached_tokens"] = exchange.cached_tokens
         facts["generated_tokens"] = exchange.completion_tokens
-        facts["phases"] = {phase: round(seconds, 6) for phase, seconds in timings.phases.items()}
+    facts["phases"] = {phase: round(seconds, 6) for phase, seconds in timings.phases.items()}
     if exchange.first_token_seconds is not None:
         facts["ttft_seconds"] = round(exchange.first_token_seconds, 6)
     facts["total_seconds"] = round(timings.total_seconds, 6)
@@ -54,12 +55,13 @@ def _facts(exchange: Exchange) -> dict[str, Any]:
 def _line(facts: dict[str, Any]) -> str:
     parts = [facts["method"], facts["path"], str(facts["status"])]
     if "prompt_tokens" in facts:
-        parts.append("prompt={prompt_tokens} cached={cached_tokens} tokens={generated_tokens}".format(**facts))
+        parts.append(f"prompt={facts['prompt_tokens']}")
+    if "generated_tokens" in facts:
+        parts.append("cached={cached_tokens} tokens={generated_tokens}".format(**facts))
     if "ttft_seconds" in facts:
         parts.append(f"ttft={facts['ttft_seconds']:.3f}s")
     parts.append(f"total={facts['total_seconds']:.3f}s")
-    if "phases" in facts:
-        parts.append("phases=" + ",".join(f"{phase}:{seconds:.3f}" for phase, seconds in facts["phases"].items()))
+    parts.append("phases=" + ",".join(f"{phase}:{seconds:.3f}" for phase, seconds in facts["phases"].items()))
     if "finish_reason" in facts:
         parts.append(f"finish={facts['finish_reason']}")
     if "trace_id" in facts:

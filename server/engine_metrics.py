@@ -1,6 +1,7 @@
 """The engine's own figures as Prometheus metrics, read from one snapshot at the moment of the scrape.
 
-Knows `EngineStats` and the engine's plan. Nothing is counted here, so a scrape costs requests nothing.
+Knows `EngineStats`, the engine's plan, and who waits for a turn before the engine. Nothing is counted here, so a scrape
+costs requests nothing.
 """
 
 from __future__ import annotations
@@ -14,22 +15,30 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from engine import Engine, Tally
+from server.turns import Turns
 
 
 class EngineCollector(Collector):
-    """The metrics of one engine, all with the label `instance_label`."""
+    """The metrics of one engine and its line, all with the label `instance_label`."""
 
-    def __init__(self, engine: Engine, instance_label: str) -> None:
+    def __init__(self, engine: Engine, turns: Turns, instance_label: str) -> None:
         self._engine = engine
+        self._turns = turns
         self._label = instance_label
 
     def collect(self) -> Iterable[Metric]:
         """Yield every metric with its value now."""
-        stats = self._engine.stats()
+        stats, turns = self._engine.stats(), self._turns
         counters = stats.counters
         yield self._gauge("requests_running", "Requests being computed.", stats.running)
-        yield self._gauge("requests_waiting", "Requests waiting for a free sequence.", stats.waiting)
-        yield self._gauge("queue_age_seconds", "How long the first waiting request has waited.", stats.oldest_wait)
+        yield self._gauge(
+            "requests_waiting", "Requests waiting for their turn or a free sequence.", stats.waiting + turns.waiting
+        )
+        yield self._gauge(
+            "queue_age_seconds",
+            "How long the first waiting request has waited.",
+            max(stats.oldest_wait, turns.oldest_wait),
+        )
         yield self._gauge("sequences", "Sequences of the KV cache.", stats.sequences)
         yield self._gauge("sequences_cached", "Idle sequences that hold a reusable prefix.", stats.sequences_cached)
         yield self._gauge("kv_cells", "Cells of the KV cache, one a token.", stats.kv_cells)
@@ -48,10 +57,11 @@ class EngineCollector(Collector):
         yield self._counter("engine_decode_seconds", "Of that, in llama_decode.", counters.decode_seconds)
         yield self._counter("engine_sampling_seconds", "Of that, choosing tokens.", counters.sampling_seconds)
         yield self._counter("requests_cancelled", "Requests whose client went away.", counters.cancelled)
-        yield self._counter("requests_rejected", "Requests refused because the queue was full.", counters.rejected)
         yield self._counter("requests_failed", "Accepted requests that ended with an error.", counters.failed)
         yield self._histogram("step_seconds", "Duration of an engine step.", counters.step_seconds)
-        yield self._histogram("step_decode_tokens", "Streams that got a token in a step.", counters.decode_rows)
+        yield self._histogram(
+            "step_decode_tokens", "Streams that got their next token in a step.", counters.decode_rows
+        )
         yield self._histogram("step_prefill_tokens", "Prompt tokens computed in a step.", counters.prefill_rows)
         yield self._plan()
 

@@ -42,20 +42,26 @@ class Exchange:
         self.status = 0
         #: Size of the request's body, once it was read.
         self.body_bytes = 0
+        #: The code of the error that it was answered with; streams tell of theirs in an event instead.
+        self.error_code: str | None = None
         self.finish_reason: str | None = None
+        #: The same of each choice that is complete, by request.
+        self.finish_reasons: dict[int, str] = {}
+        #: Tokens of all prompts, or of all texts that are embedded.
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.completion_tokens = 0
-        #: Seconds from the first line to the first piece of the answer.
+        #: Seconds from its begin, when its header was read, to the first piece of the answer.
         self.first_token_seconds: float | None = None
-        #: The engine's requests made of it, and whether their answer is streamed.
+        #: The engine's requests made of it, none if it generates nothing, and whether their answer is streamed.
         self.requests: Sequence[EngineRequest] = ()
         self.streamed = False
         #: The conversation it brought, and the answers' pieces by request; None where traces do not carry them.
         self.messages: Sequence[Message] = ()
         self.answered: dict[int, list[str]] | None = None
-        #: Its open span; None where requests are not traced.
+        #: Its open span; None where requests are not traced. `epoch` nanoseconds lie between 1970 and 0 of `clock`.
         self.span: Span | None = None
+        self.epoch = 0
         #: The trace it belongs to, in hexadecimal; None where requests are not traced.
         self.trace_id: str | None = None
         self._metrics = metrics
@@ -69,6 +75,10 @@ class Exchange:
         """The labels that link its observations to its trace (OpenMetrics 1.0, Exemplars)."""
         return {"trace_id": self.trace_id} if self.trace_id else None
 
+    def end_choice(self, index: int, finish_reason: str) -> None:
+        """Note why the answer to request `index` ended."""
+        self.finish_reasons[index] = self.finish_reason = finish_reason
+
     def json(self, body: object, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
         """Return a response whose body is `body` as JSON."""
         self.status = status
@@ -78,6 +88,7 @@ class Exchange:
 
     def error(self, error: ApiError) -> Response:
         """Return the response for `error`."""
+        self.error_code = error.body.error.code
         return self.json(error.body, error.status, error.headers)
 
     def gone(self) -> Response:

@@ -34,6 +34,12 @@ COMPLETE: Final = frozenset({"stop", "length", "tool_calls"})
 #: Every value of the label `finish_reason`; "other" stands for any that is not listed.
 FINISH_REASONS: Final = COMPLETE | {"cancelled", "error", "none", "other"}
 
+#: The label `kind` of requests that the engine has accepted; "other" stands for those that it never saw.
+GENERATION: Final = "generation"
+
+#: The error codes of requests that are refused because something is at its limit.
+REFUSALS: Final = frozenset({"queue_full", "queue_timeout", "too_many_requests"})
+
 
 class Metrics:
     """The metrics of one server process, in a registry of their own, all with the label `instance_label`."""
@@ -52,7 +58,7 @@ class Metrics:
             "embedding_duration", "Time to embed a query and look up its context, in seconds."
         )
         self._time_to_first_token = self._seconds(
-            "lucid_time_to_first_token_seconds", "From the request's first line to the first text of its answer."
+            "lucid_time_to_first_token_seconds", "From the request's begin to the first text of its answer."
         )
         self._inter_token = self._seconds(
             "lucid_inter_token_latency_seconds", "Time from one token of an answer to the next."
@@ -61,13 +67,13 @@ class Metrics:
             "lucid_decode_seconds_per_token", "Decode and sampling time of a request for each token after its first."
         )
         self.phases = self._labelled_seconds(
-            "lucid_phase_seconds", "Time that a request spent in one phase of its critical path.", "phase"
+            "lucid_phase_seconds", "Time that a request spent in one phase of its critical path.", "kind", "phase"
         )
         self.beside = self._labelled_seconds(
             "lucid_beside_seconds", "Time that a request spent in one phase while its next token was computed.", "phase"
         )
         self.durations = self._labelled_seconds(
-            "lucid_request_seconds", "Time from a request's first line to its last byte, whatever the outcome.", "route"
+            "lucid_request_seconds", "Time from a request's begin to its last byte, whatever the outcome.", "route"
         )
         self.requests = Counter(
             "lucid_requests",
@@ -75,6 +81,14 @@ class Metrics:
             ("instance_label", "route", "status", "finish_reason"),
             registry=self.registry,
         )
+        self._rejected = Counter(
+            "lucid_requests_rejected",
+            "Requests refused because the server was at its limit, by the code of the error.",
+            ("instance_label", "reason"),
+            registry=self.registry,
+        )
+        for reason in REFUSALS:
+            self._rejected.labels(instance_label, reason)
         self._prompt_tokens = self._counter("lucid_prompt_tokens", "Tokens of prompts, cached ones included.")
         self._cached_tokens = self._counter("lucid_cached_tokens", "Prompt tokens found in the KV cache.")
         self._generated_tokens = self._counter("lucid_generated_tokens", "Tokens of answers.")
@@ -119,10 +133,13 @@ class Metrics:
         phases = timings.phases
         if "search" in phases:
             self._embedding.observe(phases.get("embed", 0.0) + phases["search"], trace)
-        if not exchange.prompt_tokens:
-            return
+        kind = GENERATION if exchange.requests else "other"
         for phase, seconds in phases.items():
-            self.phases.labels(label, phase).observe(seconds, trace)
+            self.phases.labels(label, kind, phase).observe(seconds, trace)
+        if kind != GENERATION:
+            if exchange.error_code in REFUSALS:
+                self._rejected.labels(label, exchange.error_code).inc(1, trace)
+            return
         for phase, seconds in timings.beside.items():
             self.beside.labels(label, phase).observe(seconds, trace)
         if exchange.first_token_seconds is not None:
@@ -150,8 +167,8 @@ class Metrics:
         histogram = Histogram(name, meaning, ("instance_label",), buckets=buckets, registry=self.registry)
         return histogram.labels(self.instance_label)
 
-    def _labelled_seconds(self, name: str, meaning: str, label: str) -> Histogram:
-        return Histogram(name, meaning, ("instance_label", label), buckets=BUCKETS, registry=self.registry)
+    def _labelled_seconds(self, name: str, meaning: str, *labels: str) -> Histogram:
+        return Histogram(name, meaning, ("instance_label", *labels), buckets=BUCKETS, registry=self.registry)
 
     def _counter(self, name: str, meaning: str) -> Counter:
         return Counter(name, meaning, ("instance_label",), registry=self.registry).labels(self.instance_label)

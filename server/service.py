@@ -233,7 +233,7 @@ class Service:
         counters = rapl_domains() + (nvidia_gpus() if config.model_gpu_layers else [])
         meter = EnergyMeter(counters, engine.stats, config.instance_label)
         meter.start()
-        self.metrics.watch(EngineCollector(engine, config.instance_label))
+        self.metrics.watch(EngineCollector(engine, loaded.turns, config.instance_label))
         self.metrics.watch(Facts(loaded.model, config.model_path, config.model_alias, config.instance_label))
         self.metrics.watch(meter)
         knowledge = self.knowledge

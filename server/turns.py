@@ -12,9 +12,9 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
-from engine import Timings
+from engine import Timings, clock
 from llama_native import available_cpus
 from server.errors import unavailable
 
@@ -23,6 +23,11 @@ LARGE: Final = 16 << 10
 
 #: Longest wait for a turn, in seconds.
 PATIENCE: Final = 30.0
+
+
+class _Waiter(NamedTuple):
+    called: threading.Event
+    since: float
 
 
 class Line:
@@ -36,7 +41,18 @@ class Line:
         """At most `at_once` threads are between `enter` and `leave`."""
         self._lock = threading.Lock()
         self._free = at_once  # 0 while anybody waits
-        self._waiting: deque[threading.Event] = deque()
+        self._waiting: deque[_Waiter] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait."""
+        return len(self._waiting)
+
+    @property
+    def oldest_wait(self) -> float:
+        """Seconds the first of them has waited; 0 when none waits."""
+        with self._lock:
+            return clock() - self._waiting[0].since if self._waiting else 0.0
 
     def enter(self, seconds: float | None) -> bool:
         """Wait for a place, for ever if `seconds` is None. Returns whether there was one; then `leave` is due."""
@@ -44,21 +60,21 @@ class Line:
             if self._free:
                 self._free -= 1
                 return True
-            called = threading.Event()
-            self._waiting.append(called)
-        if called.wait(seconds):
+            waiter = _Waiter(threading.Event(), clock())
+            self._waiting.append(waiter)
+        if waiter.called.wait(seconds):
             return True
         with self._lock:
-            if called.is_set():  # in the moment in which patience ended
+            if waiter.called.is_set():  # in the moment in which patience ended
                 return True
-            self._waiting.remove(called)
+            self._waiting.remove(waiter)
             return False
 
     def leave(self) -> None:
         """Give the place to the thread that has waited longest."""
         with self._lock:
             if self._waiting:
-                self._waiting.popleft().set()
+                self._waiting.popleft().called.set()
             else:
                 self._free += 1
 
@@ -73,6 +89,16 @@ class Turns:
         self._places = threading.BoundedSemaphore(places)
         self._small = Line(at_once)
         self._large = Line(at_once)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their turn."""
+        return self._small.waiting + self._large.waiting
+
+    @property
+    def oldest_wait(self) -> float:
+        """Seconds the first of them has waited; 0 when none waits."""
+        return max(self._small.oldest_wait, self._large.oldest_wait)
 
     @contextmanager
     def take(self, size: int, timings: Timings) -> Iterator[None]:

@@ -36,6 +36,7 @@ def create(service: Service, exchange: Exchange) -> Response:
             raise invalid("dimensions", f"this model's vectors have {embedder.dimensions} dimensions, no fewer or more")
     with service.loaded().turns.take(exchange.body_bytes, exchange.timings), exchange.timings.phase("tokenize"):
         inputs = [_tokens(item, index, embedder) for index, item in enumerate(body.inputs)]
+    exchange.prompt_tokens = count = sum(map(len, inputs))
     service.take_slot()
     try:
         with exchange.timings.phase("embed"):
@@ -43,7 +44,6 @@ def create(service: Service, exchange: Exchange) -> Response:
     finally:
         service.slots.release()
     service.vitals.answered = True
-    count = sum(map(len, inputs))
     as_base64 = body.encoding_format == "base64"
     data = [Embedding(index=i, embedding=_base64(v) if as_base64 else v.tolist()) for i, v in enumerate(vectors)]
     return exchange.json(

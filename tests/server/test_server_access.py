@@ -255,7 +255,7 @@ def test_ready_says_when_the_server_is_full(launch: type[ServerProcess]) -> None
             refused = process.post(path, body)
             assert (refused.status, refused.error["code"]) == (503, "queue_full")
     eventually(lambda: process.get("/ready").status == 200, "the server has room again")
-    assert process.metric("lucid_requests_rejected_total") == 3
+    eventually(lambda: process.metric("lucid_requests_rejected_total", reason="queue_full") == 3, "they are counted")
 
 
 def test_ready_says_when_the_server_drains(launch: type[ServerProcess]) -> None:

@@ -1,5 +1,6 @@
 """The tables in docs/ say what the code says."""
 
+import math
 import re
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from server.host_metrics import Facts, ProcessMetrics
 from server.knowledge_metrics import KnowledgeMetrics
 from server.metrics import Metrics
 from server.routes import ROUTES
+from server.turns import Turns
 
 
 def rows(name: str, heading: str, section: str = "") -> list[list[str]]:
@@ -49,13 +51,21 @@ def families(engine: Engine, powercap: Path) -> list[Metric]:
     knowledge = KnowledgeMetrics(
         lambda: KnowledgeStats(StoreStats(1, 2, 3, 4, 5, None), "where", "model", 384, "idle", None, None, 6.0), "x"
     )
-    for collector in (EngineCollector(engine, "x"), ProcessMetrics("x"), facts, meter, knowledge):
+    for collector in (EngineCollector(engine, Turns(1), "x"), ProcessMetrics("x"), facts, meter, knowledge):
         metrics.watch(collector)
-    metrics.phases.labels("x", "p")
+    metrics.phases.labels("x", "k", "p")
     metrics.beside.labels("x", "p")
     metrics.durations.labels("x", "r")
     metrics.requests.labels("x", "r", "s", "f")
     return list(metrics.registry.collect())
+
+
+def unit_of(name: str) -> str:
+    """The unit that a metric's name says."""
+    if name.endswith("_info"):
+        return ""
+    unit = re.search(r"_(duration|seconds|bytes|tokens|joules|ratio)(?:_(per)_(\w+))?$", name)
+    return " ".join(filter(None, unit.groups())).replace("duration", "seconds") if unit else "count"
 
 
 def test_metrics(chat_model_path: Path, tmp_path: Path) -> None:
@@ -67,15 +77,19 @@ def test_metrics(chat_model_path: Path, tmp_path: Path) -> None:
         found = families(engine, tmp_path)
         engine.close()
     documented = {
-        name.strip("`"): (kind, set(re.findall(r"`(\w+)`", labels)))
-        for name, kind, labels, _ in rows("METRICS.md", "metric")
+        name.strip("`"): (kind, unit, set(re.findall(r"`(\w+)`", labels)))
+        for name, kind, unit, labels, _ in rows("METRICS.md", "metric")
     }
     actual = {}
     for family in found:
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = {label for sample in family.samples for label in sample.labels} - {"le", "instance_label"}
-        actual[name] = (family.type, labels)
+        unit = "" if family.type == "info" else unit_of(family.name)
+        actual[name] = (family.type, unit, labels)
         assert all("instance_label" in sample.labels for sample in family.samples)
+        if family.type == "histogram" and unit.startswith("seconds"):
+            bounds = sorted({float(sample.labels["le"]) for sample in family.samples if "le" in sample.labels})
+            assert bounds[0] == 50e-6 and bounds[-2] == 300 and bounds[-1] == math.inf, name
     assert documented == actual
 
 

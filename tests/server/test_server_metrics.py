@@ -1,8 +1,10 @@
 """The Prometheus endpoint: the metrics that are promised, with the values that the requests had."""
 
 import os
+import re
 from collections.abc import Callable
 
+import pytest
 from server_process import ServerProcess, eventually
 
 ORIGINAL = ("token_creation_duration", "inference_response_duration", "embedding_duration")
@@ -45,6 +47,45 @@ def test_requests_move_the_metrics_by_what_they_did(server: ServerProcess) -> No
     assert server.metric("inference_response_duration_sum") - sum_before >= body["timings"]["total_seconds"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "phases"),
+    [
+        ("/tokenize", {"content": "a"}, ["parse", "turn", "tokenize", "write"]),
+        ("/v1/embeddings", {"input": "a"}, ["parse", "embed", "turn", "tokenize", "write"]),
+        ("/v1/chat/completions", b"{", ["parse", "write"]),
+        ("/nowhere", {}, ["write"]),
+    ],
+)
+def test_phases_are_seen_of_requests_that_generate_nothing_too(
+    server: ServerProcess, path: str, body: object, phases: list[str]
+) -> None:
+    server.wait_idle()
+    before = {phase: server.metric("lucid_phase_seconds_count", kind="other", phase=phase) for phase in phases}
+    prompts = server.metric("lucid_request_prompt_tokens_count")
+    request_id = server.post(path, body).headers["X-Request-Id"]
+    eventually(lambda: f" id={request_id}\n" in server.output, "the request is logged")
+    for phase, count in before.items():
+        assert server.metric("lucid_phase_seconds_count", kind="other", phase=phase) > count, phase
+    assert server.metric("lucid_request_prompt_tokens_count") == prompts
+    (line,) = [line for line in server.output.splitlines() if line.endswith(f" id={request_id}")]
+    shown = re.search(r" phases=(\S+) ", line)
+    assert shown and [part.partition(":")[0] for part in shown[1].split(",")] == phases
+
+
+def test_the_log_line_for_people(server: ServerProcess) -> None:
+    answer = server.chat("Hello", max_tokens=3, ignore_eos=True)
+    usage, end = answer.json["usage"], f" id={answer.headers['X-Request-Id']}"
+    eventually(lambda: f"{end}\n" in server.output, "the request is logged")
+    (line,) = [line for line in server.output.splitlines() if line.endswith(end)]
+    tokens = f"prompt={usage['prompt_tokens']} cached=0 tokens=3"
+    phases = r"phases=parse:\d+\.\d{3},turn:\S+,prefill:\S+,write:\d+\.\d{3}"
+    assert re.search(
+        rf" INFO +server\.access: POST /v1/chat/completions 200 {tokens} ttft=\d+\.\d{{3}}s total=\d+\.\d{{3}}s "
+        rf"{phases} finish=length id=\S+$",
+        line,
+    ), line
+
+
 def test_errors_are_counted_by_route_and_status(server: ServerProcess) -> None:
     labels = {"route": "/v1/chat/completions", "status": "400", "finish_reason": "none"}
     before = server.metric("lucid_requests_total", **labels)
@@ -71,6 +112,7 @@ def test_metrics_and_health_answer_while_every_worker_streams(launch: Callable[.
     assert third.status == 503
     assert third.error["code"] == "too_many_requests"
     assert third.headers["Retry-After"] == "1"
+    eventually(lambda: server.metric("lucid_requests_rejected_total", reason="too_many_requests") == 1, "it is counted")
     assert server.metric("token_creation_duration_count") > 0  # while they still run
     for sock in streams:
         sock.close()

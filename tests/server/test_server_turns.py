@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from server_process import ServerProcess, eventually
 
-from engine import Timings
+from engine import Timings, clock
 from server import turns
 from server.errors import ApiError
 from server.turns import LARGE, Line, Turns
@@ -54,12 +54,15 @@ def test_a_line_is_first_come_first_served() -> None:
     assert line.enter(0)
     assert not line.enter(0)  # whoever gives up leaves no gap behind
     with ThreadPoolExecutor(8) as pool:
+        before = clock()
         for number in range(8):
             pool.submit(stand, number)
-            eventually(lambda number=number: len(line._waiting) == number + 1, "it stands in line")  # type: ignore[misc]
+            eventually(lambda number=number: line.waiting == number + 1, "it stands in line")  # type: ignore[misc]
+        assert 0 < line.oldest_wait < clock() - before
         line.leave()
         assert line.enter(60)
         assert passed == list(range(8))
+        assert (line.waiting, line.oldest_wait) == (0, 0)
         line.leave()
 
 
@@ -103,8 +106,10 @@ def test_a_chat_goes_on_beside_a_flood_of_large_texts(launch: Callable[..., Serv
         try:
             while server.post("/tokenize", {"content": "a word " * 20_000}).status == 200:
                 pass  # until the flood has come up
+            eventually(lambda: server.metric("lucid_requests_waiting") > 0, "who waits for a turn is counted")
             answers = [server.chat(f"Say {number}.", max_tokens=4) for number in range(2)]
         finally:
             over.set()
     assert [answer.status for answer in answers] == [200] * 2
     assert set.union(*floods) == {200, 503}
+    assert server.metric("lucid_requests_rejected_total", reason="queue_full") > 0

@@ -33,7 +33,18 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     """A server under load for some seconds, scraped every second, and by us ten times a second."""
     folder = tmp_path_factory.mktemp("prometheus")
     program("prometheus")
-    with ServerProcess(folder / "server", MODEL_PARALLEL="4", MODEL_CONTEXT="512") as server:
+    documents = folder / "documents"
+    documents.mkdir()
+    (documents / "press.txt").write_text("Thom Rhubarb invented the screw-printer.")
+    (documents / "lane.txt").write_text("The museum stands in Candle Lane.")
+    with ServerProcess(
+        folder / "server",
+        MODEL_PARALLEL="4",
+        MODEL_CONTEXT="512",
+        DATA_PATH=str(documents),
+        KNOWLEDGE_MODE="hybrid",
+        KNOWLEDGE_URL=str(folder / "store.sqlite"),
+    ) as server:
         server.wait_ready()
         with Prometheus(folder, server.metrics_port) as prometheus:
             over = threading.Event()
@@ -48,10 +59,16 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
             scraper = threading.Thread(target=scrape)
             scraper.start()
             end = time.monotonic() + SECONDS
-            while time.monotonic() < end:
-                load.run(server, load.shapes(25), clients=6)
-            over.set()
-            scraper.join()
+            asked = [{**shape, "knowledge": False} for shape in load.shapes(25)]
+            asked.append({"messages": "Who invented the screw-printer?", "max_tokens": 2})
+            statuses = set()
+            try:
+                while time.monotonic() < end:
+                    statuses |= {served.answer.status for served in load.run(server, asked, clients=6)}
+            finally:
+                over.set()
+                scraper.join()
+            assert statuses == {200}
             yield Scraped(prometheus, server, scrapes)
 
 
@@ -106,7 +123,7 @@ def panels() -> list[tuple[str, str]]:
 
 def missing_here() -> dict[str, str]:
     """What this host or this server cannot provide: a pattern of queries, and the reason."""
-    missing = {"embedding_duration": "this server has no knowledge base"}
+    missing = {}
     if not any(Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj")):
         missing["lucid_energy|node_rapl_package"] = "no RAPL counters"
     if not any(Path("/sys/class/powercap").glob("intel-rapl:*:*/energy_uj")):

@@ -110,7 +110,7 @@ class Answer:
             if exchange.answered is not None:
                 exchange.answered.setdefault(index, []).append(piece.text)
             if piece.finish_reason:
-                exchange.finish_reason = piece.finish_reason
+                exchange.end_choice(index, piece.finish_reason)
                 self._unfinished -= 1
         if self._gone:
             raise ClientGoneError

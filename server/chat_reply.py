@@ -52,7 +52,7 @@ class ChatReply:
         self._readers[index].feed(piece)
         self._logprobs[index] += self._entries(piece)
         if piece.finish_reason:
-            self._reasons[index] = self._readers[index].finish_reason(piece.finish_reason)
+            self._reasons[index] = self._end(index, piece.finish_reason)
 
     def body(self) -> ChatCompletion:
         """Return the complete answer."""
@@ -96,7 +96,7 @@ class ChatReply:
                 yield self._renderer.delta(index, part, logprobs)
                 logprobs = None
         if reason is not None:
-            reason, answer = reader.finish_reason(reason), self._answer
+            reason, answer = self._end(index, reason), self._answer
             if answer.over:
                 timings = TimingsBody.of(answer, answer.exchange.timings)
                 yield self._renderer.last(index, reason, self._usage(), timings, self._citations)
@@ -106,6 +106,12 @@ class ChatReply:
     def error(self, body: ErrorBody) -> bytes:
         """The event for a failure."""
         return sse.error_event(body)
+
+    def _end(self, index: int, reason: str) -> str:
+        """Note that a choice is complete; return its finish_reason, given the engine's."""
+        reason = self._readers[index].finish_reason(reason)
+        self._answer.exchange.end_choice(index, reason)
+        return reason
 
     def _usage(self) -> Usage:
         return Usage.of(self._answer, sum(reader.reasoning_tokens for reader in self._readers))

@@ -168,6 +168,7 @@ class ResponsesReply:
             yield from self._call(call)
         if piece.finish_reason is not None:
             self._finish_reason = piece.finish_reason
+            self._answer.exchange.end_choice(0, self._reader.finish_reason(piece.finish_reason))
             if not self._items:
                 yield from self._open(MESSAGE)
             yield from self._close(self._status)

@@ -15,6 +15,7 @@ from server.errors import invalid
 from server.exchange import Exchange
 from server.prompt import Tokens
 from server.routes import models
+from server.schema.chat import Message
 from server.schema.completion import CompletionRequest
 from server.service import Loaded, Service
 
@@ -42,6 +43,8 @@ def create(service: Service, exchange: Exchange) -> Response:
         score_prompts=bool(body.echo and body.logprobs is not None),
         param="prompt",
     )
+    if exchange.answered is not None:
+        exchange.messages = [Message("user", _text(loaded, *pair)) for pair in zip(body.prompts, prompts, strict=True)]
     answer = Answer(service, loaded, exchange, requests, body.choices)
     completion = CompletionReply(answer, body, service.model_names[0])
     return reply.send(answer, completion, stream=bool(body.stream))
@@ -59,3 +62,8 @@ def _tokens(loaded: Loaded, prompt: str | list[int], timings: Timings) -> Tokens
     if tokens.size == 0:
         raise invalid("prompt", "must hold at least one token")
     return tokens
+
+
+def _text(loaded: Loaded, prompt: str | list[int], tokens: Tokens) -> str:
+    """Return a prompt as text."""
+    return prompt if isinstance(prompt, str) else loaded.vocab.detokenize(tokens, unparse_special=True)

@@ -10,7 +10,7 @@ import jsonschema
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
-from server_process import ServerProcess, user
+from server_process import ServerProcess, eventually, user
 
 CITY = {"type": "string", "maxLength": 20}
 WEATHER: dict[str, Any] = {
@@ -137,6 +137,7 @@ def test_streamed_deltas_have_openais_shape(server: ServerProcess) -> None:
     }  # fmt: skip
     whole = server.chat(QUESTION, **fields).json["choices"][0]["message"]["tool_calls"][0]
     deltas = [choice["delta"] for choice in chunks(server, **fields)]
+    eventually(lambda: server.metric("lucid_requests_total", finish_reason="tool_calls") >= 2, "they are counted")
     assert deltas[0] == {"role": "assistant", "content": ""}
     first, *others = [delta["tool_calls"] for delta in deltas if "tool_calls" in delta]
     assert first == [

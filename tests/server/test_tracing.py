@@ -12,7 +12,12 @@ from typing import Any, NamedTuple
 
 import opentelemetry.semconv._incubating.attributes.gen_ai_attributes as gen_ai
 import pytest
-from server_process import PATIENCE, ServerProcess, eventually, free_port
+from server_process import PATIENCE, ROOT, ServerProcess, eventually, free_port
+
+from server import config
+from server.exchange import Exchange
+from server.metrics import Metrics
+from server.tracing import Tracer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -21,9 +26,10 @@ ERROR = 2
 
 
 class Traced(NamedTuple):
-    """A server that sends its spans, and the file that they arrive in."""
+    """A server that sends its spans, where to, and the file that they arrive in."""
 
     server: ServerProcess
+    endpoint: str
     received: Path
 
     def spans(self, trace: str) -> list[dict[str, Any]]:
@@ -49,11 +55,12 @@ def start(folder: Path, **variables: str) -> Iterator[Traced]:
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         "MODEL_PARALLEL": "2",
         "MODEL_CONTEXT": "512",
+        "LOG_FORMAT": "json",
     }
     try:
         with ServerProcess(folder / "log", **{**settings, **variables}) as server:
             server.wait_ready()
-            yield Traced(server, received)
+            yield Traced(server, settings["OTEL_EXPORTER_OTLP_ENDPOINT"], received)
     finally:
         receiver.terminate()
         receiver.wait(PATIENCE)
@@ -80,6 +87,7 @@ def conversation(traced: Traced) -> tuple[dict[str, Any], list[dict[str, Any]], 
             "stop": ["\n\n\n\n"],
         },
         traceparent=f"00-{TRACE}-{PARENT}-01",
+        Host="lucid.example:8000",
     )
     after = time.time_ns()
     spans = traced.spans(TRACE)
@@ -114,6 +122,8 @@ def test_one_server_span_with_the_conventions_names(
         "http.route": "/v1/chat/completions",
         "url.path": "/v1/chat/completions",
         "url.scheme": "http",
+        "server.address": "lucid.example",
+        "server.port": 8000,
     }
     assert expected.items() <= attributes.items()
     known = {name for name in vars(gen_ai).values() if isinstance(name, str)}
@@ -139,6 +149,85 @@ def test_the_phases_are_child_spans_with_their_true_times(
     assert seconds["prefill"] + seconds["decode"] == pytest.approx(in_engine, abs=1e-6)
     assert by_name["decode"]["attributes"]["lucid.tokens"] == 7
     assert by_name["write"]["begin"] < by_name["decode"]["end"]  # it streamed
+
+
+def test_the_log_line_has_the_fields_that_are_documented(
+    traced: Traced, conversation: tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]
+) -> None:
+    span, _, last_chunk = conversation
+    name = span["attributes"]["lucid.request_id"]
+    records = [json.loads(line) for line in traced.server.output.splitlines()]
+    (line,) = [record for record in records if record.get("request_id") == name]
+    text = (ROOT / "docs" / "TRACING.md").read_text()
+    fields = {
+        field for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for field in re.findall(r"`(\w+)`", row)
+    }
+    assert set(line) == fields
+    attributes = span["attributes"]
+    expected = {
+        "level": "info",
+        "logger": "server.access",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "route": "/v1/chat/completions",
+        "status": 200,
+        "trace_id": TRACE,
+        "prompt_tokens": attributes["gen_ai.usage.input_tokens"],
+        "cached_tokens": attributes["gen_ai.usage.cache_read.input_tokens"],
+        "generated_tokens": 8,
+        "finish_reason": "length",
+    }
+    assert expected.items() <= line.items()
+    assert line["ttft_seconds"] == pytest.approx(attributes["gen_ai.response.time_to_first_chunk"], abs=1e-6)
+    assert 0 < line["ttft_seconds"] < line["total_seconds"]
+    assert line["phases"]["queue"] == pytest.approx(last_chunk["timings"]["phases"]["queue"], abs=1e-6)
+
+
+def test_embeddings_have_a_span_of_their_own_model(traced: Traced) -> None:
+    trace = "3" * 32
+    answer = traced.server.post("/v1/embeddings", {"input": ["a b", "c"]}, traceparent=f"00-{trace}-{PARENT}-01")
+    spans = traced.spans(trace)
+    (span,) = [span for span in spans if span["kind"] == SERVER_KIND]
+    assert span["name"] == "embeddings embed"
+    expected = {
+        "gen_ai.operation.name": "embeddings",
+        "gen_ai.request.model": "embed",
+        "gen_ai.response.model": "embed",
+        "gen_ai.usage.input_tokens": answer.json["usage"]["prompt_tokens"],
+    }
+    assert expected.items() <= span["attributes"].items()
+    assert not {name for name in span["attributes"] if "output" in name or "cache" in name}
+    assert {child["name"] for child in spans if child is not span} == {"parse", "turn", "tokenize", "embed", "write"}
+
+
+def test_what_clients_make_up_is_in_no_name(traced: Traced) -> None:
+    trace = "4" * 32
+    answer = traced.server.request("BREW", "/secret", traceparent=f"00-{trace}-{PARENT}-01", Host="[bad:1")
+    assert answer.status == 404
+    (span,) = [span for span in traced.spans(trace) if span["kind"] == SERVER_KIND]
+    assert span["name"] == "HTTP"
+    attributes = span["attributes"]
+    assert (attributes["http.request.method"], attributes["http.request.method_original"]) == ("_OTHER", "BREW")
+    assert not {"http.route", "server.address", "server.port"} & set(attributes)
+
+
+def test_the_systems_clock_may_be_set(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each span begins when its request did, by what the clock says then."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", traced.endpoint)
+    metrics, tracer = Metrics("x"), Tracer(config.read({}))
+    begins = {}
+    for number, day in enumerate((0, 1, -1)):
+        trace = f"{number + 10:032x}"
+        begins[trace] = now = time.time_ns() + day * 86_400 * 10**9
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_TRACEPARENT": f"00-{trace}-{PARENT}-01"}
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time_ns", lambda now=now: now)
+            exchange = Exchange(environ, metrics, tracer)
+        exchange.finish()
+    tracer.close()
+    for trace, begin in begins.items():
+        (span,) = [span for span in traced.spans(trace) if span["kind"] == SERVER_KIND]
+        assert abs(span["begin"] - begin) < 10**9 and 0 < span["end"] - span["begin"] < 60 * 10**9
 
 
 def test_no_text_in_spans_unless_switched_on(traced: Traced, conversation: object) -> None:
@@ -173,7 +262,7 @@ def test_exemplars_link_histograms_to_traces(traced: Traced, conversation: objec
 
 def test_text_is_in_spans_when_switched_on(tmp_path: Path) -> None:
     for traced in start(tmp_path, OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT="on", OTEL_SERVICE_NAME="mine"):
-        body = {"messages": [{"role": "user", "content": "swordfish"}], "max_tokens": 4, "n": 2}
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": "swordfish"}], "max_tokens": 4, "n": 2}
         answer = traced.server.post("/v1/chat/completions", body, traceparent=f"00-{TRACE}-{PARENT}-01").json
         (span,) = [span for span in traced.spans(TRACE) if span["kind"] == SERVER_KIND]
         assert span["resource"]["service.name"] == "mine"
@@ -183,6 +272,28 @@ def test_text_is_in_spans_when_switched_on(tmp_path: Path) -> None:
         texts = [choice["message"]["content"] for choice in answer["choices"]]
         assert [message["parts"][0]["content"] for message in told] == texts
         assert span["attributes"]["gen_ai.request.choice.count"] == 2
+        assert span["attributes"]["gen_ai.response.finish_reasons"] == ["length", "length"]
+
+        for prompts, texts in (
+            (["1, 2, 3, 4,", "Once"], ["1, 2, 3, 4,", "Once"]),
+            ([1, 2], ["<|im_start|><|im_end|>"]),
+        ):
+            trace = f"5{len(texts)}" * 16
+            body = {"prompt": prompts, "max_tokens": 8, "stop": ["6"], "temperature": 0, "ignore_eos": True}
+            answer = traced.server.post("/v1/completions", body, traceparent=f"00-{trace}-{PARENT}-01").json
+            (span,) = [span for span in traced.spans(trace) if span["kind"] == SERVER_KIND]
+            asked = json.loads(span["attributes"]["gen_ai.input.messages"])
+            assert [message["parts"][0]["content"] for message in asked] == texts
+            told = json.loads(span["attributes"]["gen_ai.output.messages"])
+            choices = [(choice["text"], choice["finish_reason"]) for choice in answer["choices"]]
+            assert [(message["parts"][0]["content"], message["finish_reason"]) for message in told] == choices
+            assert span["attributes"]["gen_ai.response.finish_reasons"] == ["stop", "length"][2 - len(texts) :]
+
+        trace = "6" * 32  # what cannot be used is refused, and told without its text
+        body = {"messages": [{"role": "user", "content": None}]}
+        assert traced.server.post("/v1/chat/completions", body, traceparent=f"00-{trace}-{PARENT}-01").status == 400
+        (span,) = [span for span in traced.spans(trace) if span["kind"] == SERVER_KIND]
+        assert "gen_ai.input.messages" not in span["attributes"]
 
 
 def test_requests_do_not_notice_an_exporter_that_is_down(launch: Callable[..., ServerProcess]) -> None:

@@ -1,7 +1,7 @@
 """Long runs against our own server, freshly started, with a verdict.
 
 load: far more clients than the server has sequences. No answer is wrong, no client hangs, the surplus is refused at
-once, and who is accepted does not wait much longer than with a few clients.
+once, and who is accepted does not wait much longer than with a few clients. Scrapes are answered in time.
 soak: everything at once, with vanishing clients and bad input. Memory, descriptors and threads stay where they are.
 """
 
@@ -23,6 +23,7 @@ from bench.servers import Common
 from bench.soak import mixed, verdicts
 from bench.soak.accounts import NeverAtRestError, Seen, at_rest, disagreements, wait_indexed
 from bench.soak.overload import Overload
+from bench.soak.scrapes import scraping
 from bench.soak.verdicts import Verdict
 from llama_native import available_cpus
 
@@ -73,7 +74,8 @@ def _load(server: ServerProcess, metrics_port: int, options: argparse.Namespace)
     alone = overload.ask_alone()
     before = at_rest(server.port, metrics_port)
     few = overload.run(options.few, options.few_seconds, alone)
-    many = overload.run(options.clients, options.seconds, alone)
+    with scraping(metrics_port) as scrapes:
+        many = overload.run(options.clients, options.seconds, alone)
     after = at_rest(server.port, metrics_port)
     seen = Seen(
         few.seen.statuses + many.seen.statuses,
@@ -86,8 +88,8 @@ def _load(server: ServerProcess, metrics_port: int, options: argparse.Namespace)
     changed = [question for question in alone if again[question] != alone[question]]
     many.wrong.extend(f"alone again: {again[question]!r} instead of {alone[question]!r}" for question in changed)
     _complain([*few.wrong, *many.wrong], [*few.hung, *many.hung], wrong)
-    results = {"few": few.as_dict(), "many": many.as_dict(), "disagreements": wrong}
-    return list(verdicts.of_overload(few, many, wrong)), results
+    results = {"few": few.as_dict(), "many": many.as_dict(), "scrapes": scrapes, "disagreements": wrong}
+    return [*verdicts.of_overload(few, many, wrong), *verdicts.of_scrapes(scrapes)], results
 
 
 def _soak(server: ServerProcess, metrics_port: int, options: argparse.Namespace) -> tuple[list[Verdict], Any]:

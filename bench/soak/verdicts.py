@@ -15,6 +15,9 @@ from bench.soak.samples import Windows, windows
 REFUSAL = 0.1
 TTFT_RATIO = 3.0
 
+#: 99 of 100 scrapes under overload may take so many seconds.
+SCRAPE = 0.1
+
 #: Resident memory may change by this share from one window to the next, descriptors and threads by so many.
 MEMORY_CHANGE = 0.02
 COUNT_CHANGE = 1
@@ -72,6 +75,14 @@ def of_overload(few: overload.Tally, many: overload.Tally, disagreements: Sequen
     yield Verdict(f"p95 TTFT s, {many.clients} clients", loaded)
     yield _at_most("p95 TTFT, ratio", loaded / base if base else float("nan"), TTFT_RATIO)
     yield _none("counters that disagree", disagreements)
+
+
+def of_scrapes(seconds: Sequence[float]) -> Iterator[Verdict]:
+    """The figures of the scrapes of an overload."""
+    yield Verdict("scrapes", len(seconds))
+    yield Verdict("scrape ms, p50", 1e3 * quantile(seconds, 0.5))
+    yield _at_most("scrape ms, p99", 1e3 * quantile(seconds, 0.99), 1e3 * SCRAPE)
+    yield Verdict("scrape ms, longest", 1e3 * max(seconds, default=float("nan")))
 
 
 def of_soak(tally: mixed.Tally, disagreements: Sequence[str]) -> Iterator[Verdict]:

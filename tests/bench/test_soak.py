@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +21,7 @@ from bench.soak.asks import Ask, coded_stream, judge, new_code
 from bench.soak.exchange import Exchange, Leave, exchange
 from bench.soak.mixed import Tally
 from bench.soak.samples import Sample
-from bench.soak.verdicts import missed, of_soak
+from bench.soak.verdicts import missed, of_scrapes, of_soak
 
 
 def run(root: Path, target: Path, *arguments: str) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def test_load(root: Path, tmp_path: Path) -> None:
         assert tally["answered"] >= tally["clients"] // 4
     assert found["few"]["refusals"] == []
     assert len(found["many"]["refusals"]) == len(found["many"]["retry_after"]) > 0
+    assert found["scrapes"] and None not in found["scrapes"]  # None: one without an answer
 
 
 def test_soak(root: Path, tmp_path: Path) -> None:
@@ -91,6 +93,13 @@ def test_counts_that_disagree() -> None:
     assert disagreements(nothing, counted, seen) == []
     lost = disagreements(nothing, counted, replace(seen, statuses=Counter({"200": 7}), generations=7))
     assert [line.split(":")[0] for line in lost] == ["status 200", "requests", "generations finished"]
+
+
+def test_scrapes_that_are_late_or_not_answered_are_seen() -> None:
+    assert not missed(list(of_scrapes([0.01] * 99 + [0.2])))
+    for late in ([0.2, 0.2], [math.inf]):
+        assert missed(list(of_scrapes([0.01] * 98 + late)))
+    assert missed(list(of_scrapes([])))
 
 
 @pytest.mark.parametrize("figure", ["rss", "descriptors", "threads"])

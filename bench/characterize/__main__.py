@@ -107,6 +107,7 @@ def _target(options: argparse.Namespace, model: Model | None, salt: str) -> Http
             ignore_eos=not options.no_ignore_eos,
             timeout=options.timeout,
             salt=salt,
+            gpu_energy=options.gpu_energy,
         )
     assert model is not None
     say("starting the engine; its first start calibrates it")
@@ -115,7 +116,7 @@ def _target(options: argparse.Namespace, model: Model | None, salt: str) -> Http
 
 def _identity(options: argparse.Namespace) -> dict[str, Any]:
     """The options that make a characterisation what it is: others do not keep it from going on."""
-    kept = ("url", "model", "name", "no_ignore_eos", "no_calibrate", "quick", "minutes", "rounds")
+    kept = ("url", "model", "name", "no_ignore_eos", "no_calibrate", "gpu_energy", "quick", "minutes", "rounds")
     sizes = ("prompts", "outputs", "load", "threads", "batches")
     return {name: getattr(options, name) for name in (*kept, *sizes)}
 
@@ -148,7 +149,7 @@ def _begin(
         sizes = replace(sizes, bandwidth=(available_cpus(),))
     if facts is not None and facts.experts:
         missing.append("Roofline: which experts a token uses is not known, so neither are the bytes it reads.")
-    if local and (reason := EnergyMeter().missing):
+    if local and (reason := EnergyMeter(gpus=options.gpu_energy).missing):
         missing.append(f"Energy a token: {reason}.")
     budget = options.minutes * 60
     memory = None

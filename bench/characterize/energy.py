@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.energy import POWERCAP, nvidia_gpus, rapl_domains
+from server.energy import POWERCAP, EnergyCounter, nvidia_gpus, rapl_domains
 
 
 class EnergyMeter:
     """Joules between `start` and `joules`, summed over everything that counts them."""
 
-    def __init__(self, powercap: Path = POWERCAP) -> None:
-        self._counters = [*rapl_domains(powercap), *nvidia_gpus()]
+    def __init__(self, powercap: Path = POWERCAP, *, gpus: bool = False) -> None:
+        """With `gpus`, every NVIDIA GPU counts: for models that have layers there. Others would count idle ones."""
+        self._counters: list[EnergyCounter] = [*rapl_domains(powercap), *(nvidia_gpus() if gpus else ())]
 
     @property
     def missing(self) -> str | None:
         """Why there is nothing to read; None where there is."""
-        return None if self._counters else f"no counter can be read: RAPL under {POWERCAP} (as root), or a GPU's (NVML)"
+        if self._counters:
+            return None
+        return f"no counter can be read: RAPL under {POWERCAP} (as root), or with --gpu-energy a GPU's (NVML)"
 
     def start(self) -> None:
         """Count from now on."""

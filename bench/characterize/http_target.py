@@ -33,7 +33,15 @@ class HttpTarget:
     """
 
     def __init__(
-        self, url: str, *, name: str | None, api_key: str | None, ignore_eos: bool, timeout: float, salt: str
+        self,
+        url: str,
+        *,
+        name: str | None,
+        api_key: str | None,
+        ignore_eos: bool,
+        timeout: float,
+        salt: str,
+        gpu_energy: bool = False,
     ) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         self._headers = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
@@ -41,7 +49,7 @@ class HttpTarget:
         self.name = name or self._first_model()
         self._ignore_eos = ignore_eos
         self._timeout = timeout
-        self._meter = EnergyMeter() if self.local else None
+        self._meter = EnergyMeter(gpus=gpu_energy) if self.local else None
         self._tokens_per_word, self._overhead = _USUAL_TOKENS, 0.0
         few, many = (self._probe(words, f"{salt}/probe") for words in (_FEW, _MANY))
         self.has_usage = bool(many.prompt_tokens)

@@ -32,6 +32,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     what.add_argument(
         "--no-calibrate", action="store_true", help="run the engine with its documented defaults (in-process only)"
     )
+    what.add_argument(
+        "--gpu-energy",
+        action="store_true",
+        help="count the GPUs' energy too: the server on this machine has layers there (--url only)",
+    )
     what.add_argument("--timeout", type=float, default=300.0, help="seconds without a byte until a request fails")
     sweeps = parser.add_argument_group("what is measured")
     sweeps.add_argument("--quick", action="store_true", help="fewer sizes and rounds: a first look in about a minute")
@@ -64,6 +69,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser.error("--outputs must be at least 2: one token has no rate")
     if options.compare and (options.url or options.model):
         parser.error("--compare measures nothing: leave --url and --model away")
+    if options.gpu_energy and not options.url:
+        parser.error("--gpu-energy needs --url: the engine in this process uses no GPU")
     if not options.url and not options.model:
         options.model = DEFAULT_MODEL
     return options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from samples import GIGABYTE, asked, document, load, sample
@@ -117,6 +118,12 @@ def test_phases_and_what_none_of_them_covers() -> None:
     (bar,) = compute(document([sample("load/1", [load(slow)])])).phases
     assert bar.seconds == {"prefill": 0.5, "decode": 1.0, "other": 0.5}
     assert bar.total == 2.0
+
+
+def test_gpus_count_only_where_layers_are_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.characterize.energy.nvidia_gpus", lambda: [SimpleNamespace(joules=lambda: 7.0)])
+    assert EnergyMeter(tmp_path).joules() is None
+    assert EnergyMeter(tmp_path, gpus=True).joules() == 7.0
 
 
 def test_energy_of_a_token(tmp_path: Path) -> None:

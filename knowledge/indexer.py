@@ -130,6 +130,11 @@ class Indexer:
         )
         """How this indexer makes vectors."""
         self._was_ours = False
+        #: Files that were read and whose parser gave up for a reason that need not last: no time, a missing package.
+        #: They are tried again by the next process, or when their content is another one.
+        self._given_up: dict[str, FileRecord] = {}
+        #: Why files were skipped, as the log has it already.
+        self._said: dict[str, str] = {}
 
     def run(self, progress: bool = False) -> IndexReport:
         """Brings the store up to date and returns what was done.
@@ -158,15 +163,18 @@ class Indexer:
                 self._store.delete(gone)
             report.deleted = len(gone)
             self._update(found, known, report, progress)
+        self._said = dict(report.skipped)
         report.n_files = len(found.files)
         report.seconds = time.perf_counter() - started
         return report
 
     def _update(self, found: Walk, known: Mapping[str, FileRecord], report: IndexReport, progress: bool) -> None:
         work = []
+        self._given_up = {name: record for name, record in self._given_up.items() if name in found.files}
         for name, seen in found.files.items():
-            record = known.get(name)
-            if record is not None and (record.size, record.mtime_ns) == seen:
+            records = (known.get(name), self._given_up.get(name))
+            record = next((r for r in records if r is not None and (r.size, r.mtime_ns) == seen), None)
+            if record is not None:
                 report.unchanged += 1
                 if record.skipped:
                     report.skipped.append((name, record.skipped))
@@ -209,13 +217,18 @@ class Indexer:
                 if known.skipped:
                     report.skipped.append((name, known.skipped))
                 return None
+            given_up = self._given_up.pop(name, None)
+            if given_up is not None and given_up.digest == digest:
+                raise SkippedError(given_up.skipped, lasting=False)
             chunks = self._chunker.split(read(name, data, self._stop))
         except SkippedError as error:
             self._check_stop()
             self._skip(name, str(error), report)
-            if not error.lasting:
-                return None
             skipped = str(error)
+            if not error.lasting:
+                if digest:
+                    self._given_up[name] = FileRecord(name, size, mtime_ns, digest, skipped)
+                return None
             if not digest:  # not even read: the limit may be another one next time
                 mtime_ns = 0
             if known is not None and (known.digest, known.skipped) == (digest, skipped):
@@ -261,7 +274,9 @@ class Indexer:
             self._skip(name, reason, report)
 
     def _skip(self, name: str, reason: str, report: IndexReport) -> None:
-        log.warning("skipped %s: %s", name, reason)
+        if self._said.get(name) != reason:
+            log.warning("skipped %s: %s", name, reason)
+            self._said[name] = reason
         report.skipped.append((name, reason))
 
     def _check_taken(self, recipe: Recipe | None) -> None:

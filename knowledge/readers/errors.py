@@ -6,7 +6,7 @@ from __future__ import annotations
 class SkippedError(Exception):
     """The file gives no text; the message says why, without the file's name.
 
-    :ivar lasting: the same content will be skipped again, so that it need not be tried at every run.
+    :ivar lasting: the same content will be skipped again, whichever process tries it.
     """
 
     def __init__(self, reason: str, *, lasting: bool = True) -> None:

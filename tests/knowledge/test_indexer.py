@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from knowledge import readers
 from knowledge.chunking import Chunker
 from knowledge.embedder import Embedder
 from knowledge.indexer import Indexer, IndexReport, StoppedError
@@ -127,6 +128,31 @@ def test_skipped_files_are_named_once_read_and_shown_again(
     assert "skipped junk.bin: it is binary" in caplog.text
     assert store.stats().n_skipped == 1
     assert dict(indexer.run().skipped) == dict(report.skipped)
+    assert len(caplog.records) == 2, "it was said again"
+    (folder / "out.txt").unlink()
+    indexer.run()
+    (folder / "out.txt").symlink_to("/etc/passwd")
+    indexer.run()
+    assert len(caplog.records) == 3
+
+
+def test_what_a_parser_gave_up_on_is_not_tried_at_every_run(
+    indexer: Indexer, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "tests.knowledge.odd_readers"
+    monkeypatch.setitem(readers._PARSERS, ".odd", (module, "read_with_what_is_missing"))
+    monkeypatch.setattr(readers, "_SANDBOXED", readers._SANDBOXED | {module})
+    trace = tmp_path / "trace"
+    put(folder / "a.odd", f"{trace}\nfirst", age=100)
+    for age in (100, 100, 50, 0, 0):  # known by its time, then by its content
+        put(folder / "a.odd", f"{trace}\nfirst", age)
+        ((name, reason),) = indexer.run().skipped
+        assert (name, trace.read_text()) == ("a.odd", "x")
+        assert "needs the package nothing_like_it" in reason
+    assert len(caplog.records) == 1
+    put(folder / "a.odd", f"{trace}\nsecond", age=20)
+    indexer.run()
+    assert trace.read_text() == "xx"
 
 
 def test_files_over_the_limit(

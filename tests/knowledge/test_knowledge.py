@@ -172,7 +172,7 @@ def test_closing_stops_a_long_run(settings: KnowledgeSettings, embedder: Embedde
 def test_closing_breaks_off_a_parser(
     settings: KnowledgeSettings, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = "tests.knowledge.slow_reader"
+    reader = "tests.knowledge.odd_readers"
     monkeypatch.setitem(readers._PARSERS, ".slow", (reader, "read_slowly"))
     monkeypatch.setattr(readers, "_SANDBOXED", readers._SANDBOXED | {reader})
     begun = tmp_path / "begun"

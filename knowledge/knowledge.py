@@ -81,7 +81,7 @@ class Knowledge:
     """The knowledge base of one folder. Thread-safe.
 
     :param embedder: used instead of loading `settings.embedding_model`; the caller closes it.
-    :raises StoreError: the store cannot be opened.
+    :raises StoreError: the store's package is not installed.
     :raises SettingsError: the chunk size does not fit the model.
     :raises LlamaError, EmbeddingModelError: the embedding model cannot be loaded.
     """
@@ -268,10 +268,12 @@ class Knowledge:
             if self._stop.is_set():  # it was left behind, and what it works with is closed by now
                 return True
             if str(error) != self._error:
-                log.exception("indexing %s failed; trying again every %g s", self.settings.data_path, _RETRY_SECONDS)
+                unexpected = not isinstance(error, (StoreError, OSError))
+                again = f"trying again every {_RETRY_SECONDS:g} s"
+                log.error("indexing %s failed, %s: %s", self.settings.data_path, again, error, exc_info=unexpected)
             self._state, self._error = "failed", str(error)
             return False
-        self._state, self._error, self._current_at = "idle", None, begin
-        if report.added or report.changed or report.deleted or report.rebuilt:
+        failed, self._state, self._error, self._current_at = self._error, "idle", None, begin
+        if failed or report.added or report.changed or report.deleted or report.rebuilt:
             log.info("indexed %s: %s", self.settings.data_path, report.summary())
         return True

@@ -17,6 +17,8 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 #: Overlap of neighbouring chunks in tokens, where chunks are large enough for it.
 CHUNK_OVERLAP: Final = 32
+#: What KNOWLEDGE_URL may be.
+STORE_URLS: Final = "the path of a file, sqlite:// and a path, or postgresql://..."
 
 
 class SettingsError(Exception):
@@ -36,7 +38,6 @@ class KnowledgeSettings:
     :ivar mode: how to search.
     :ivar chunk_tokens: most tokens of a chunk, as the embedding model counts.
     :ivar chunk_overlap: most tokens that neighbouring chunks share.
-    :ivar context_tokens: most tokens of the context given to the chat model.
     :ivar watch: follow changes of the folder while a server runs.
     :ivar file_bytes: larger files are skipped with a warning.
     :ivar query_prefix, document_prefix: put before texts for the embedding model; None takes the model family's.
@@ -52,7 +53,6 @@ class KnowledgeSettings:
     mode: Mode = "hybrid"
     chunk_tokens: int = 200
     chunk_overlap: int = CHUNK_OVERLAP
-    context_tokens: int = 1024
     watch: bool = True
     file_bytes: int = 32 << 20
     query_prefix: str | None = None
@@ -63,6 +63,11 @@ class KnowledgeSettings:
 
     def __post_init__(self) -> None:
         """Refuses what cannot work with any model."""
+        try:
+            store_url(self.url)
+        except ValueError:
+            scheme = self.url.partition("://")[0]  # not all of it: there may be a password in it
+            raise SettingsError(f"KNOWLEDGE_URL={scheme}://... is not valid; allowed: {STORE_URLS}") from None
         if self.chunk_tokens < 16:
             raise SettingsError(f"KNOWLEDGE_CHUNK_TOKENS={self.chunk_tokens} is not valid; allowed: at least 16")
         if not 0 <= self.chunk_overlap <= self.chunk_tokens // 2:
@@ -80,6 +85,14 @@ class KnowledgeSettings:
         folder = self.data_path.expanduser().resolve()
         key = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
         return Path(home).expanduser() / "lucid-llm" / "knowledge" / f"{folder.name or 'root'}-{key}.sqlite"
+
+
+def store_url(text: str) -> str:
+    """Returns `text` if it may name a store, which is `STORE_URLS`. Raises ValueError."""
+    scheme, is_url, _ = text.partition("://")
+    if is_url and scheme not in ("sqlite", "postgresql", "postgres"):
+        raise ValueError(f"no store is known by {scheme}://")
+    return text
 
 
 def usual_overlap(chunk_tokens: int) -> int:
@@ -109,6 +122,8 @@ def from_environment(environ: Mapping[str, str]) -> KnowledgeSettings:
         return int(value)
 
     mode = text("KNOWLEDGE_MODE", default.mode).lower()
+    if mode == "off":  # says what a server does, not the command line
+        mode = default.mode
     chosen = next((known for known in MODES if known == mode), None)
     if chosen is None:
         raise SettingsError(f"KNOWLEDGE_MODE={mode!r} is not valid; allowed: {', '.join(MODES)}")
@@ -129,7 +144,6 @@ def from_environment(environ: Mapping[str, str]) -> KnowledgeSettings:
         mode=chosen,
         chunk_tokens=chunk_tokens,
         chunk_overlap=number("KNOWLEDGE_CHUNK_OVERLAP", usual_overlap(chunk_tokens)),
-        context_tokens=number("KNOWLEDGE_CONTEXT_TOKENS", default.context_tokens, 1),
         file_bytes=number("KNOWLEDGE_FILE_BYTES", default.file_bytes, 1),
         query_prefix=prefix(environ.get("KNOWLEDGE_QUERY_PREFIX")),
         document_prefix=prefix(environ.get("KNOWLEDGE_DOCUMENT_PREFIX")),

@@ -62,14 +62,16 @@ _CHUNK = "c.number, c.start, c.stop, c.n_tokens, c.text"
 
 
 class SqliteStore:
-    """A `Store` in the SQLite file `path`, which is created with its folder if there is none.
+    """A `Store` in the SQLite file `path`, which is created with its folder, if there is none, when it is first used.
 
-    :raises StoreError: the file is damaged, no store, of another version, or cannot be opened.
+    Until that has succeeded every use tries it again: a disk that is full now will not stay so.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._closed = False
+        self._opened = False
+        self._opening = threading.Lock()
         self._writing = False
         self._idle: list[sqlite3.Connection] = []
         self._pool_lock = threading.Lock()
@@ -77,11 +79,6 @@ class SqliteStore:
         self._vectors: Vectors | None = None
         self._recipe: Recipe | None = None
         self._change = -1
-        with _explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._create()
-        with self._reading() as db, self._vectors_lock:
-            self._refresh(db)
 
     @property
     def location(self) -> str:
@@ -101,6 +98,7 @@ class SqliteStore:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """See `Store.writing`. The lock is on a file beside the store; the system gives it up with the process."""
+        self._open()
         with _explained(self._path):
             lock = self._path.with_name(self._path.name + ".lock").open("wb")
         with lock:
@@ -214,8 +212,19 @@ class SqliteStore:
 
     # Internals
 
+    def _open(self) -> None:
+        """Makes the file if there is none and loads the vectors, once. Raises `StoreError`."""
+        with self._opening, _explained(self._path):
+            if not self._opened:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._create()
+                with self._lent() as db, self._vectors_lock:
+                    db.execute("BEGIN")
+                    self._refresh(db)
+                self._opened = True
+
     def _create(self) -> None:
-        with self._connection() as db:
+        with self._lent() as db:
             if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
                 raise StoreError(f"{self._path}: this file system cannot hold a database that is shared (no WAL)")
             db.execute("BEGIN IMMEDIATE")
@@ -266,6 +275,13 @@ class SqliteStore:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
+        """Lends a connection to the opened store."""
+        self._open()
+        with self._lent() as db:
+            yield db
+
+    @contextmanager
+    def _lent(self) -> Iterator[sqlite3.Connection]:
         """Lends a connection; a transaction that is still open at the end is rolled back."""
         with _explained(self._path):
             with self._pool_lock:

@@ -159,10 +159,10 @@ class Config:
     knowledge_url: Annotated[
         str | None,
         Variable(
-            kinds.TEXT,
+            kinds.STORE,
             "",
-            "Where chunks and vectors are kept: the path of a file, or postgresql://... for several servers; "
-            "unset: a file in the user's data folder.",
+            "Where chunks and vectors are kept: in a file, or in PostgreSQL for several servers; unset: a file in the "
+            "user's data folder.",
             secret=True,
         ),
     ] = field(repr=False)

@@ -21,6 +21,8 @@ log = logging.getLogger("server.documents")
 def open_knowledge(config: Config, embedder: Embedder | None) -> Knowledge | None:
     """Return the knowledge base, reading its documents in the background from now on; None if there can be none.
 
+    A store that cannot be opened now is tried again with every use of it, and every few seconds.
+
     `embedder` is the embedding model, which stays the caller's; None if EMBEDDING_MODEL does not exist.
     """
     if config.knowledge_mode == "off":
@@ -39,7 +41,11 @@ def open_knowledge(config: Config, embedder: Embedder | None) -> Knowledge | Non
     except Exception:
         log.exception("chats are answered without documents")
         return None
-    log.info("documents of %s in %s", config.data_path, knowledge.store.location)
+    try:
+        knowledge.store.stats()  # opens it, so that the first search need not wait
+        log.info("documents of %s in %s", config.data_path, knowledge.store.location)
+    except StoreError as error:
+        log.error("chats are answered without documents until this store can be opened: %s", error)
     knowledge.start_watching()
     return knowledge
 
@@ -55,7 +61,6 @@ def _settings(config: Config) -> KnowledgeSettings:
         mode=cast(Mode, config.knowledge_mode),
         chunk_tokens=config.knowledge_chunk_tokens,
         chunk_overlap=usual_overlap(config.knowledge_chunk_tokens) if overlap is None else overlap,
-        context_tokens=config.knowledge_context_tokens,
         watch=config.knowledge_watch,
         file_bytes=config.knowledge_file_bytes,
         query_prefix=config.knowledge_query_prefix,

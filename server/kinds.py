@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from knowledge.settings import prefix
+from knowledge.settings import STORE_URLS, prefix, store_url
 
 
 class Address(NamedTuple):
@@ -180,6 +180,7 @@ ORIGINS = Kind(
 )
 TEXT = Kind("text", "any text", str)
 PREFIX = Kind("text", "any text; none means no prefix", prefix)
+STORE = Kind("text", STORE_URLS, store_url)
 TEMPLATE_LINES = Kind(
     "text", "text that contains {context} and {query}", lambda text: _parse_template(text).replace(r"\n", "\n")
 )

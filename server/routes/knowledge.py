@@ -27,7 +27,8 @@ def show(service: Service, exchange: Exchange) -> Response:
         stats = _knowledge(service).stats()
     except StoreError as error:
         log.warning("documents cannot be counted: %s", error)
-        raise unavailable("The documents cannot be reached now.", "knowledge_unavailable", 5) from error
+        message = f"The documents cannot be reached now, and are tried again: {error}"
+        raise unavailable(message, "knowledge_unavailable", 5) from error
     body = KnowledgeBody(
         files=stats.store.n_files,
         skipped_files=stats.store.n_skipped,

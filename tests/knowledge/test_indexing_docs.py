@@ -14,7 +14,7 @@ from knowledge.sqlite_store import MAX_RANKED
 def test_variables_suffixes_and_numbers(root: Path) -> None:
     text = (root / "docs" / "INDEXING.md").read_text()
     read = set(re.findall(r'"(KNOWLEDGE_\w+)"', inspect.getsource(settings.from_environment)))
-    elsewhere = {"KNOWLEDGE_TOP_K", "KNOWLEDGE_MODE", "KNOWLEDGE_CONTEXT_TOKENS"}
+    elsewhere = {"KNOWLEDGE_TOP_K", "KNOWLEDGE_MODE"}
     assert set(re.findall(r"KNOWLEDGE_\w+", text)) == read - elsewhere | {"KNOWLEDGE_WATCH"}
     for suffix in readers._PARSERS.keys() - {".ndjson"}:
         assert f"`{suffix}`" in text

@@ -194,8 +194,10 @@ def test_stores_and_settings(tmp_path: Path, embedder: Embedder, monkeypatch: py
     assert one.parent == two.parent == tmp_path / "lucid-llm" / "knowledge"
     assert KnowledgeSettings(url="sqlite:///var/x.sqlite").sqlite_path == Path("/var/x.sqlite")
     (tmp_path / "junk").write_text("junk" * 1000)
-    with pytest.raises(StoreError):
-        Knowledge(KnowledgeSettings(tmp_path, url=str(tmp_path / "junk")), embedder)
+    with Knowledge(KnowledgeSettings(tmp_path, url=str(tmp_path / "junk")), embedder) as junk:
+        for use in (junk.index, junk.stats, lambda: junk.search("x", mode="lexical")):
+            with pytest.raises(StoreError, match="not a database"):
+                use()
 
 
 @pytest.mark.parametrize(
@@ -214,8 +216,16 @@ def test_settings_that_are_not_valid(name: str, value: str, allowed: str) -> Non
         from_environment({name: value})
 
 
+@pytest.mark.parametrize("url", ["mysql://me:secret@host/db", "postgressql://host/db", "http://host"])
+def test_stores_of_a_kind_that_is_not_known(url: str) -> None:
+    with pytest.raises(SettingsError, match=f"KNOWLEDGE_URL={url.partition(':')[0]}://... is not valid") as refused:
+        from_environment({"KNOWLEDGE_URL": url})
+    assert "secret" not in str(refused.value)
+
+
 def test_settings_from_the_environment() -> None:
     assert from_environment({}) == from_environment({"KNOWLEDGE_QUERY_PREFIX": ""}) == KnowledgeSettings()
+    assert from_environment({"KNOWLEDGE_MODE": "off"}) == KnowledgeSettings(), "off is the server's"
     given = {
         "DATA_PATH": "/d",
         "KNOWLEDGE_MODE": "Dense",

@@ -244,17 +244,17 @@ def test_readers_see_whole_states_while_a_writer_works(store: SqliteStore) -> No
 def test_files_that_are_no_store(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database, but long enough to be read as one" * 30)
     with pytest.raises(StoreError, match="not a database"):
-        SqliteStore(tmp_path / "text")
+        SqliteStore(tmp_path / "text").stats()
     with sqlite3.connect(tmp_path / "foreign") as db:
         db.execute("CREATE TABLE precious (x)")
     db.close()
     with pytest.raises(StoreError, match="no store of this version"):
-        SqliteStore(tmp_path / "foreign")
+        SqliteStore(tmp_path / "foreign").stats()
     with sqlite3.connect(tmp_path / "foreign") as db:
         assert db.execute("SELECT name FROM sqlite_schema").fetchall() == [("precious",)]
     db.close()
     with pytest.raises(StoreError):
-        SqliteStore(tmp_path)
+        SqliteStore(tmp_path).stats()
 
 
 def test_closing_leaves_connections_to_whoever_uses_them(store: SqliteStore) -> None:

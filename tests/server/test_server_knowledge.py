@@ -310,6 +310,22 @@ def test_the_prompt_template_gets_the_passages(launch: Callable[..., ServerProce
     assert grounded["usage"]["prompt_tokens"] > plain["usage"]["prompt_tokens"] + 20
 
 
+def test_a_store_that_cannot_be_opened_is_tried_again(
+    launch: Callable[..., ServerProcess], tmp_path: Path, folder: Path
+) -> None:
+    (tmp_path / "stores").write_text("no folder")
+    server = launch(**variables(folder, KNOWLEDGE_URL=str(tmp_path / "stores" / "store.sqlite")))
+    server.wait_ready()
+    assert "until this store can be opened" in server.output
+    assert server.chat("Hi", max_tokens=4).json["citations"] == []
+    for refused in (server.get("/v1/knowledge"), server.chat("Hi", max_tokens=4, knowledge=True)):
+        assert refused.status == 503 and refused.error["code"] == "knowledge_unavailable"
+    assert "File exists" in server.get("/v1/knowledge").error["message"]
+    (tmp_path / "stores").unlink()
+    eventually(lambda: indexed(server), "the documents are indexed")
+    assert server.chat(QUESTION, max_tokens=4).json["citations"]
+
+
 @pytest.mark.parametrize(
     ("missing", "line"),
     [({"DATA_PATH": "/nowhere/data"}, "/nowhere/data"), ({"EMBEDDING_MODEL": "/nowhere/e.gguf"}, "/nowhere/e.gguf")],

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from engine import Timings
 from llama_native import TokenAttr, Vocab
 from server.errors import context_length_exceeded, invalid, unavailable
+from server.reasoning import TAGS
 from server.schema.chat import Message
 from server.structured.formats import ToolFormat
 from server.structured.messages import as_text, with_parsed_arguments
@@ -62,7 +63,7 @@ class PromptBuilder:
         self._template = template
         self._prompt_template = prompt_template
         self._context_size = context_size
-        self._control = _control_tokens(vocab)
+        self._control = _control_tokens(vocab, template.source + (prompt_template or ""))
 
     def chat(
         self,
@@ -201,13 +202,28 @@ def _format(template: str, grounds: Grounds, query: str) -> str:
     return re.sub(r"\{(?:query|context|sentence)\}", lambda match: values[match[0]], template)
 
 
-def _control_tokens(vocab: Vocab) -> re.Pattern[str] | None:
-    """Return a pattern for the first character of each spelling of a control token, overlapping ones included."""
+def _marks(text: str, template: str) -> bool:
+    """Whether a user-defined token with this text has a meaning in prompts of `template`.
+
+    The tags of thoughts have none that could be forged, and templates look for them in earlier answers.
+    """
+    if not text.strip() or any(text in tags for tags in TAGS):
+        return False
+    return text in template or text.startswith("<|") or text.endswith("|>")
+
+
+def _control_tokens(vocab: Vocab, template: str) -> re.Pattern[str] | None:
+    """Return a pattern for the first character of each spelling of a control token, overlapping ones included.
+
+    llama.cpp finds "user-defined" tokens in any text, even where it does not parse special ones. Most are text (line
+    breaks, tags of HTML), but some are markers that `template` writes: those of roles in gpt-oss, of tools in Qwen.
+    """
     by_first: dict[str, set[str]] = {}
     for token in range(vocab.n_tokens):
-        if vocab.attr(token) & (TokenAttr.CONTROL | TokenAttr.UNKNOWN):
+        attr = vocab.attr(token)
+        if attr & (TokenAttr.CONTROL | TokenAttr.UNKNOWN | TokenAttr.USER_DEFINED):
             text = vocab.token_bytes(token, special=True).decode("utf-8", "replace")
-            if len(text) > 1:
+            if len(text) > 1 and (not attr & TokenAttr.USER_DEFINED or _marks(text, template)):
                 by_first.setdefault(text[0], set()).add(re.escape(text[1:]))
     if not by_first:
         return None

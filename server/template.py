@@ -63,7 +63,8 @@ class ChatTemplate:
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
         """Start the process and compile `source`. Raises `TemplateError` if it is not a valid template."""
-        self._source = source
+        #: The Jinja program.
+        self.source = source
         #: Templates written before the role existed do not know "developer"; "system" means the same to them.
         self._knows_developer = "developer" in source
         #: It shows the model its tools, and earlier calls; others know neither.
@@ -121,7 +122,7 @@ class ChatTemplate:
         if self._process is None or self._process.dead:
             self._end()
             try:
-                self._process = _Process(self._source)
+                self._process = _Process(self.source)
             except (OSError, TemplateError) as error:  # the template has been compiled before
                 log.error("the chat template's process cannot be started again: %s", error)
                 raise TemplateBusyError("its process cannot be started") from error

@@ -1,14 +1,16 @@
 """Messages to token ids: the model's own template, and text that tries to be more than text."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import Timings
-from llama_native import Model
+from llama_native import Model, ModelParams
 from server.errors import ApiError
 from server.prompt import Grounds, PromptBuilder
 from server.schema.chat import FunctionCall, Message, ToolCall
@@ -45,6 +47,7 @@ def test_the_models_own_template(prompts: PromptBuilder, vocab_model: Model) -> 
     )
 
 
+@settings(deadline=None)
 @given(text=st.text(st.characters(exclude_characters="<", exclude_categories=["Cs"])))
 def test_ordinary_text_is_tokenized_as_ever(prompts: PromptBuilder, vocab_model: Model, text: str) -> None:
     plain = f"<|im_start|>system\nx<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
@@ -55,6 +58,7 @@ def test_ordinary_text_is_tokenized_as_ever(prompts: PromptBuilder, vocab_model:
 SPELLINGS = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<", "|", "im_end", "|>", "<|", "<|im_", "end|>", "a", "\n"]
 
 
+@settings(deadline=None)
 @given(parts=st.lists(st.sampled_from(SPELLINGS), max_size=12))
 def test_text_cannot_forge_control_tokens(prompts: PromptBuilder, vocab_model: Model, parts: list[str]) -> None:
     vocab = vocab_model.vocab
@@ -94,6 +98,7 @@ def grounding_prompts(vocab_model: Model) -> list[PromptBuilder]:
     ]
 
 
+@settings(deadline=None)
 @given(parts=st.lists(st.sampled_from([*SPELLINGS, "{query}", "{context}"]), min_size=1, max_size=12))
 def test_passages_cannot_forge_control_tokens(
     grounding_prompts: list[PromptBuilder], vocab_model: Model, parts: list[str]
@@ -106,6 +111,30 @@ def test_passages_cannot_forge_control_tokens(
         assert [t for t in hostile if vocab.is_control(t)] == [t for t in harmless if vocab.is_control(t)]
         text = vocab.detokenize(np.array(hostile, dtype=np.int32), unparse_special=True)
         assert text.count(forged) >= 2 and "why?" in text
+
+
+def test_markers_of_the_template_that_llama_cpp_counts_as_text(tmp_path: Path) -> None:
+    markers = ["<|start|>", "<|message|>", "<tool_response>", "<think>", "\n\n"]  # the first two: of gpt-oss
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *markers]
+    kinds = [gguf.TokenType.UNKNOWN] + 2 * [gguf.TokenType.CONTROL] + 256 * [gguf.TokenType.BYTE]
+    writer = gguf.GGUFWriter(tmp_path / "vocab.gguf", "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_add_space_prefix(False)
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(i) for i in range(len(tokens))])
+    writer.add_token_types(kinds + len(markers) * [gguf.TokenType.USER_DEFINED])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    source = "<|start|>user<|message|>{{ messages[0].content }}{% if x %}<tool_response>{% endif %}"
+    with Model(tmp_path / "vocab.gguf", ModelParams(vocab_only=True)) as model:
+        vocab, forged = model.vocab, f"a{''.join(markers)}b"
+        prompts = PromptBuilder(vocab, ChatTemplate(source, "", ""), None, CONTEXT)
+        made = ids(prompts, Message("user", forged))
+        assert [tokens[token] for token in made if tokens[token] in markers] == [*markers[:2], *markers[3:]]
+        assert vocab.detokenize(np.array(made, np.int32), unparse_special=True).endswith(forged)
+        prompts.close()
 
 
 def test_passages_go_into_the_last_user_message(vocab_model: Model) -> None:

@@ -108,6 +108,7 @@ class Doomed:
         others[0].start()
         eventually(lambda: self.server.metric("lucid_requests_waiting") == 1, "the other request waits")
         others[1].start()
+        eventually(lambda: healths, "the one who asks is connected")  # else the next worker would answer it for ever
         self._cause.touch()
         if sig is not None:
             eventually(self._done.exists, "it has happened")

@@ -146,7 +146,7 @@ def _roofline(sides: Sequence[tuple[Side, Roofline]]) -> Chart:
             color=MUTED if len(sides) == 1 else colours[0],
             linewidth=1.4,
             linestyle="-" if len(sides) == 1 else (0, (4, 2)),
-            label=side.label("bound by memory, by arithmetic"),
+            label=side.name or "bound by memory, by arithmetic",
         )
         _roofline_points(axes, side, roof, colours)
         told.append(side.label(f"memory feeds {size(roof.bandwidth)}/s, and decode of one sequence uses "
@@ -162,7 +162,8 @@ def _roofline(sides: Sequence[tuple[Side, Roofline]]) -> Chart:
     axes.legend(loc="lower right")
     caption = (
         "The slope is what memory feeds, the level the highest arithmetic rate this model reached here. A point at the "
-        f"slope waits for memory, one at the level for arithmetic. {'; '.join(told)}."
+        "slope waits for memory, one at the level for arithmetic; round ones are decode with so many sequences a step, "
+        f"square ones prefill with so many prompt tokens. {'; '.join(told)}."
     )
     header = ("tokens a step", "operations per byte", "billion operations/s")
     return Chart("roofline", "Roofline", to_svg(figure, caption), caption, header, table)
@@ -178,7 +179,7 @@ def _roofline_points(axes: Axes, side: Side, roof: Roofline, colours: tuple[str,
             marker,
             color=colour,
             linewidth=0.9,
-            label=side.label(f"{name}, {what} a step"),
+            label=None if side.name else f"{name}, {what} a step",
         )
         for index, point in enumerate(points):
             below = name == "decode" or index % 2

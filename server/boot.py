@@ -119,8 +119,27 @@ def before_start(arbiter: Arbiter) -> None:
                 _check_free("HTTP_ADDRESS", Address(*bound[:2]))
     if settings.otel_exporter_otlp_endpoint and find_spec("opentelemetry.exporter") is None:
         _fail("OTEL_EXPORTER_OTLP_ENDPOINT needs the extra otel; pip install 'lucid-llm[otel]', or unset it")
+    _halt_once(arbiter)
     _few_heaps()
     _open_endpoint(settings.prometheus_http_address)
+
+
+def _halt_once(arbiter: Arbiter) -> None:
+    """Let a stop go on when a further worker says that it could not boot.
+
+    gunicorn raises `HaltServer` for each of them, also out of the stop that the first one brought about: that would end
+    in a traceback and exit code 1, before `after_all`.
+    """
+    reap = arbiter.reap_workers
+
+    def reap_workers() -> None:
+        try:
+            reap()
+        except HaltServer:
+            if arbiter.LISTENERS:  # else it is stopping already
+                raise
+
+    arbiter.reap_workers = reap_workers  # type: ignore[method-assign]
 
 
 def _few_heaps() -> None:

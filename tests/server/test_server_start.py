@@ -73,6 +73,18 @@ def test_a_broken_model_file_ends_the_process(launch: Launch, tmp_path: Path, si
     assert "Traceback" not in server.output
 
 
+def test_a_broken_model_file_ends_several_workers(launch: Launch, tmp_path: Path) -> None:
+    """Each of them exits with the code at which gunicorn halts, also while it halts already."""
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF")
+    server = launch(*GUNICORN, "-c", "server/gunicorn_settings.py", "--workers", "4", MODEL_PATH=str(path))
+    assert server.wait_exit() == 3
+    assert "Traceback" not in server.output
+    lines = [line for line in server.output.splitlines() if " server: cannot load " in line]
+    assert 1 <= len(lines) <= 4
+    assert not list(Path("/dev/shm").glob(f"lucid-llm-metrics-{server.process.pid}-*"))  # the end was an orderly one
+
+
 def test_an_embedding_model_as_chat_model(launch: Launch) -> None:
     server = launch(MODEL_PATH=str(MODEL.with_name("embed.gguf")))
     assert server.wait_exit() == 3

@@ -95,6 +95,6 @@ EXPOSE 8080 8081
 USER 10001:10001
 
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['HTTP_ADDRESS'].rpartition(':')[2] + '/health', timeout=4)"]
+    CMD ["python", "-m", "server.healthcheck"]
 
 ENTRYPOINT ["python", "-m", "server"]

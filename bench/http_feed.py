@@ -130,7 +130,7 @@ def prototype() -> ServerProcess:
         *("--threads", "16", "--log-level", "critical", "--no-control-socket"),
         *("--dirty-app", "bench.http_feed_app:Chunks", "--dirty-workers", "1", "--dirty-threads", "16"),
     ]
-    return ServerProcess(command, port, {"PYTHONPATH": str(_ROOT)}, health="/pid")
+    return ServerProcess(command, port, {"PYTHONPATH": str(_ROOT)}, ready="/pid")
 
 
 def dirty(options: argparse.Namespace) -> tuple[list[list[Any]], dict[str, float | bool | None]]:

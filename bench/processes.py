@@ -1,6 +1,6 @@
 """Start a server process, wait until it answers, measure its memory, stop it with everything it started.
 
-Knows processes, ports and /health; not which server it is.
+Knows processes, ports and a path that tells readiness; not which server it is.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ def free_port() -> int:
 class ServerProcess:
     """A running server in a process group of its own; a context manager that always stops it.
 
-    `command` and `environment` (added to ours) are started at once; `wait_ready` blocks until GET `health` on
+    `command` and `environment` (added to ours) are started at once; `wait_ready` blocks until GET `ready` on
     127.0.0.1:`port` answers 200. Output goes to a temporary log file that is deleted on `stop`.
     """
 
     def __init__(
-        self, command: list[str], port: int, environment: dict[str, str] | None = None, health: str = "/health"
+        self, command: list[str], port: int, environment: dict[str, str] | None = None, ready: str = "/ready"
     ) -> None:
         self.port = port
         self.command = command
-        self._health = health
+        self._ready = ready
         self._log = tempfile.NamedTemporaryFile(prefix="bench-server-", suffix=".log")  # noqa: SIM115 (closed by stop)
         self._process = subprocess.Popen(
             command,
@@ -78,20 +78,20 @@ class ServerProcess:
         return self._process.pid
 
     def wait_ready(self, timeout: float = 120.0) -> Self:
-        """Wait until the server is healthy. Raises ServerFailedError when it ends first or `timeout` seconds pass."""
+        """Wait until the server is ready. Raises ServerFailedError when it ends first or `timeout` seconds pass."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if (code := self._process.poll()) is not None:
                 raise ServerFailedError(f"{shlex.join(self.command)} ended with code {code}:\n{self.log_tail()}")
-            if self._healthy():
+            if self._is_ready():
                 return self
             time.sleep(0.1)
         raise ServerFailedError(f"{shlex.join(self.command)} was not ready in {timeout:g} s:\n{self.log_tail()}")
 
-    def _healthy(self) -> bool:
+    def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2.0)
         try:
-            connection.request("GET", self._health)
+            connection.request("GET", self._ready)
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False

@@ -91,7 +91,7 @@ def llama_server(common: Common, program: Path, name: str = "llama-server", flag
             *("-c", str(common.slots * common.slot_context), "--host", "127.0.0.1", "--port", str(port)),
             *("--offline", "--no-ui", *words),
         ]
-        return ServerProcess(command, port, environment)
+        return ServerProcess(command, port, environment, ready="/health")
 
     return Peer(name, start, note=" ".join(flags) or "its defaults")
 
@@ -116,7 +116,7 @@ def llama_cpp_python(common: Common) -> Peer:
             *("--port", str(port), "--n_threads", str(common.threads), "--n_ctx", str(common.slot_context)),
             *("--interrupt_requests", "false", "--verbose", "false"),
         ]
-        return ServerProcess(command, port, health="/v1/models")
+        return ServerProcess(command, port, ready="/v1/models")
 
     return Peer("llama-cpp-python", start, extra={"logit_bias": _end_bias(common.model)}, note="its own libllama")
 

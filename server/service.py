@@ -107,9 +107,16 @@ class Service:
         """The word "ok" when requests can be answered, else why they cannot."""
         if self._closing.is_set():
             return "shutting down"
+        if self.failed:
+            return "loading failed"
         if self._loaded is None:
             return "loading model"
         return "ok" if self._loaded.engine.alive else "engine failed"
+
+    @property
+    def alive(self) -> bool:
+        """Whether this process gets anywhere: it loads, serves or stops. False when it has failed and ends."""
+        return self.status not in ("loading failed", "engine failed")
 
     @property
     def readiness(self) -> str:

@@ -19,16 +19,16 @@ class HealthBody(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def show(service: Service, exchange: Exchange) -> Response:
-    """200 when the model is loaded and the engine runs; else 503 with the reason and the share loaded so far."""
-    return _answer(service, exchange, service.status)
+    """200 while the process lives, also while it loads the model; 503 when loading or the engine has failed."""
+    return _answer(service, exchange, service.status, good=service.alive)
 
 
 def ready(service: Service, exchange: Exchange) -> Response:
-    """200 when a new request would be taken; else 503 with the reason: also while draining, and while full."""
-    return _answer(service, exchange, service.readiness)
+    """200 when a new request would be taken; else 503 with the reason: while loading, draining and full, too."""
+    readiness = service.readiness
+    return _answer(service, exchange, readiness, good=readiness == "ok")
 
 
-def _answer(service: Service, exchange: Exchange, status: str) -> Response:
-    if status == "ok":
-        return exchange.json(HealthBody(status))
-    return exchange.json(HealthBody(status, service.progress), 503, _RETRY)
+def _answer(service: Service, exchange: Exchange, status: str, *, good: bool) -> Response:
+    body = HealthBody(status, service.progress if status == "loading model" else None)
+    return exchange.json(body) if good else exchange.json(body, 503, _RETRY)

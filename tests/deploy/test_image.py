@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -117,16 +116,15 @@ def test_entrypoint_starts_the_server() -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:9", "[::]:9"])
-def test_healthcheck(address: str, tmp_path: Path) -> None:
+def test_healthcheck(address: str) -> None:
     """It asks the route that needs no key, and fails where nobody answers (port 9 is discard; nothing listens)."""
     (check,) = (rest.split("CMD", 1)[1] for name, rest in instructions("run") if name == "HEALTHCHECK")
     _, *arguments = json.loads(check)
     assert any(route.path == "/health" and route.open for route in ROUTES)
-    assert "'/health'" in arguments[1]
     result = subprocess.run(
         [sys.executable, *arguments],
         env={"HTTP_ADDRESS": address},
-        cwd=tmp_path,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=30,

@@ -152,7 +152,7 @@ class ServerProcess:
 
         def ready() -> bool:
             try:
-                return self.get("/health").status == 200
+                return self.get("/ready").status == 200
             except OSError:
                 assert self.process.poll() is None, self.output
                 return False

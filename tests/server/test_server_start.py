@@ -4,39 +4,67 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from server_process import MODEL, PATIENCE, ServerProcess, eventually
+from server_process import MODEL, PATIENCE, ROOT, ServerProcess, eventually, free_port
 
 Launch = Callable[..., ServerProcess]
 GUNICORN = (sys.executable, "-m", "gunicorn")
 
 
-def test_health_while_loading_and_after(launch: Launch) -> None:
-    server = launch(MODEL_PARALLEL="8", MODEL_CONTEXT="4096")
+def test_health_and_readiness_while_loading_and_after(launch: Launch) -> None:
+    port = free_port()
+    address = f"{'[::]' if has_ipv6() else '0.0.0.0'}:{port}"
+    server = launch(MODEL_PARALLEL="8", MODEL_CONTEXT="4096", HTTP_ADDRESS=address)
+    server.port = port
     server.wait_listening()
-    seen = []
+    assert check_of_the_image(address) == (1, f"{address}: loading model\n")
+    alive, ready = [], []
     refused = None
-    while not seen or seen[-1].status != 200:
-        seen.append(server.get("/health"))
-        if seen[-1].status == 503 and refused is None:
+    while not ready or ready[-1].status != 200:
+        alive.append(server.get("/health"))
+        ready.append(server.get("/ready"))
+        if ready[-1].status == 503 and refused is None:
             refused = server.chat("hi", max_tokens=1)
         time.sleep(0.01)
-    first, last = seen[0], seen[-1]
-    assert first.status == 503
-    assert first.json["status"] == "loading model"
-    assert 0 <= first.json["progress"] <= 1
-    assert last.json == {"status": "ok"}
+    assert {answer.status for answer in alive} == {200}  # who restarts what is not alive must let it load
+    assert ready[0].status == 503
+    assert ready[0].headers["Retry-After"] == "2"
+    for first in (alive[0], ready[0]):
+        assert first.json["status"] == "loading model"
+        assert 0 <= first.json["progress"] <= 1
+    assert ready[-1].json == server.get("/health").json == {"status": "ok"}
     assert refused is not None
     if refused.status != 200:  # loading ended between the two requests otherwise
         assert refused.status == 503
         assert refused.error["code"] == "model_loading"
         assert refused.headers["Retry-After"] == "2"
+    assert check_of_the_image(address) == (0, "")
     assert server.stop() == 0
+    code, message = check_of_the_image(address)
+    assert code == 1
+    assert message.startswith(f"{address}: ConnectionRefusedError: ")
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def check_of_the_image(address: str) -> tuple[int, str]:
+    """Exit code and error output of the image's health check; there is a proxy that nobody reaches."""
+    variables = {**os.environ, "HTTP_ADDRESS": address, "http_proxy": "http://127.0.0.1:9"}
+    command = (sys.executable, "-m", "server.healthcheck")
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
 
 
 def only_error(server: ServerProcess) -> str:

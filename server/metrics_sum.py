@@ -7,6 +7,7 @@ with it. Knows prometheus_client's families and files; knows nothing of what is 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -52,6 +53,9 @@ WORKERS_LOST: Final = "lucid_workers_lost"
 
 _DEPARTED: Final = "departed"
 
+#: How the folders' names begin; the process id of the server follows.
+_PREFIX: Final = "lucid-llm-metrics."
+
 log = logging.getLogger("server")
 
 
@@ -80,16 +84,29 @@ _decode: Final = msgspec.msgpack.Decoder(_Snapshot).decode
 
 
 class Folder:
-    """The shared folder: a file for each living worker, and one for all that have ended."""
+    """The shared folder: a file for each living worker, and one for all that have ended.
+
+    The process that makes it and those forked from it hold a lock on it. One that nobody holds was left behind by a
+    server that was killed; the next one to start removes it.
+    """
 
     def __init__(self) -> None:
         memory = Path("/dev/shm")
-        where = memory if os.access(memory, os.W_OK) else None
-        self.path = Path(tempfile.mkdtemp(prefix="lucid-llm-metrics-", dir=where))
+        where = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+        for left in where.glob(f"{_PREFIX}*"):
+            _remove_if_left(left)
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}.", dir=where))
+            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if self.path.exists():  # else another server took it for one left behind, in the moment before
+                return
+            os.close(self._lock)
 
     def remove(self) -> None:
         """Delete everything."""
         shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
 
     def write(self, name: str, snapshot: _Snapshot) -> None:
         """Replace the file `name`, at once."""
@@ -188,6 +205,21 @@ class SummedMetrics(Collector):
                 continue
             if others:
                 self.publish()
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Delete a folder that no living server holds. Those of other users are not ours to judge."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def _family(metric: Metric) -> _Family:

@@ -110,7 +110,7 @@ def test_a_broken_model_file_ends_several_workers(launch: Launch, tmp_path: Path
     assert "Traceback" not in server.output
     lines = [line for line in server.output.splitlines() if " server: cannot load " in line]
     assert 1 <= len(lines) <= 4
-    assert not list(Path("/dev/shm").glob(f"lucid-llm-metrics-{server.process.pid}-*"))  # the end was an orderly one
+    assert not list(Path("/dev/shm").glob(f"lucid-llm-metrics.{server.process.pid}.*"))  # the end was an orderly one
 
 
 def test_an_embedding_model_as_chat_model(launch: Launch) -> None:

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from server_process import ServerProcess, eventually
+from server_process import ROOT, ServerProcess, eventually
 
 from server.host_metrics import ProcessMetrics
 from server.metrics_sum import Folder, SummedMetrics
@@ -84,6 +85,28 @@ def test_joules_per_token_are_those_of_all_workers_by_all_their_tokens() -> None
         assert values["lucid_energy_joules_per_token"] == 2
     finally:
         folder.remove()
+
+
+def test_what_a_killed_server_left_is_removed_and_nothing_else() -> None:
+    program = "from server.metrics_sum import Folder; print(Folder().path, flush=True); input()"
+    command = (sys.executable, "-c", program)
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    with start() as killed, start() as living:
+        assert killed.stdout is not None
+        assert living.stdout is not None
+        left, held = (Path(process.stdout.readline().decode().strip()) for process in (killed, living))
+        assert left.is_dir()
+        killed.kill()
+        killed.wait()
+        Folder().remove()
+        assert not left.exists()
+        assert held.is_dir()
+        living.kill()
+    Folder().remove()
+    assert not held.exists()
 
 
 def test_a_worker_without_file_descriptors_goes_on(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,7 @@ is counted.
 
 from __future__ import annotations
 
+import io
 import logging
 import socket
 import sys
@@ -26,6 +27,12 @@ log = logging.getLogger("server.metrics")
 
 #: Connections that are answered at once; further ones are closed.
 MOST: Final = 16
+
+#: How long a scraper may take to send its request, as a whole, in seconds.
+READ_SECONDS: Final = 3.0
+
+#: How long it may take to read the answer, in seconds.
+WRITE_SECONDS: Final = 10.0
 
 #: How long no connection is taken after there was no file descriptor for one, in seconds.
 PAUSE: Final = 0.5
@@ -61,12 +68,37 @@ class Endpoint:
 
 
 class _Handler(WSGIRequestHandler):
-    """One connection, which may idle for `timeout` seconds, and is not logged."""
+    """One connection, whose request must be there in time, and its answer be taken; it is not logged."""
 
-    timeout = 10
+    timeout = WRITE_SECONDS
+
+    def setup(self) -> None:
+        """Read with a deadline: socketserver's own limit begins anew with every byte."""
+        super().setup()
+        self.rfile = io.BufferedReader(_Timed(self.connection))
+
+    def parse_request(self) -> bool:
+        """Parse the request, then give the answer its own time."""
+        parsed = super().parse_request()
+        self.connection.settimeout(WRITE_SECONDS)
+        return parsed
 
     def log_message(self, *_: Any) -> None:
         """Log nothing."""
+
+
+class _Timed(socket.SocketIO):
+    """What comes from a socket within `READ_SECONDS`; raises TimeoutError afterwards."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, "r")
+        self._socket = sock
+        self._deadline = time.monotonic() + READ_SECONDS
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read what there is, or wait until the deadline."""
+        self._socket.settimeout(max(0.001, self._deadline - time.monotonic()))
+        return super().readinto(buffer)
 
 
 class _Server(ThreadingMixIn, WSGIServer):

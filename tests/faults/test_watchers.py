@@ -1,13 +1,15 @@
-"""Prometheus goes away in the middle of scrapes, or asks and never reads."""
+"""Prometheus goes away in the middle of scrapes, or never gets to their end."""
 
+import contextlib
 import socket
 import struct
+import threading
 
 from books import Books
 from server_process import PATIENCE, ServerProcess, eventually
 
-#: Scrapers that stay silent; more than the server answers at once.
-SILENT = 40
+#: Scrapers that send a byte now and then, and stay; more than the server answers at once.
+SLOW = 40
 
 
 def connect(server: ServerProcess) -> socket.socket:
@@ -21,9 +23,21 @@ def test_prometheus_gone(server: ServerProcess, books: Books) -> None:
         if number % 2:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close sends a reset
         sock.close()
-    silent = [connect(server) for _ in range(SILENT)]
+    slow = [connect(server) for _ in range(SLOW)]
+    over = threading.Event()
+
+    def drip() -> None:
+        while not over.wait(0.2):
+            for sock in slow:
+                with contextlib.suppress(OSError):  # it was given up
+                    sock.sendall(b"G")
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
     assert server.chat("Hi", max_tokens=2).status == 200
-    for sock in silent:
+    eventually(server.metrics_up, "metrics are there although they stay")
+    over.set()
+    dripping.join()
+    for sock in slow:
         sock.close()
-    eventually(server.metrics_up, "metrics are there")
     books.expect(("200", "length", 1))

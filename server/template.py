@@ -1,7 +1,8 @@
 """Chat templates: Jinja programs, shipped inside GGUF files, that turn messages into one prompt text.
 
-They come from strangers, so they run in a process of their own (`server.template_process`), with a limit on memory, and
-are killed when they take too long. Knows that process and message dictionaries; knows nothing of tokens.
+They come from strangers, so they run in a process of their own (`server.template_process`), with a limit on memory and
+without our secrets in its environment, and are killed when they take too long. Knows that process and message
+dictionaries; knows nothing of tokens.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from engine import clock
+from knowledge.environment import bare_environment
 from server.structured.formats import detect
 from server.turns import Line
 
@@ -156,6 +158,7 @@ class _Process:
                     [sys.executable, "-P", str(_PROGRAM)],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
+                    env=bare_environment(),
                     start_new_session=True,
                 )
             except OSError:

@@ -1,21 +1,29 @@
 """Runs a reader in a process of its own, with limits on time and memory, so that no file can hang or sink us.
 
 The process is started when it is first needed and serves one call after another; when a file goes over a limit or
-crashes the parser, or the caller stops, it is ended and the next call starts a new one.
+crashes the parser, or the caller stops, it is ended and the next call starts a new one. It does not get our
+environment, and what it sends back is read as JSON: a parser that a file has taken over learns no secrets, and takes
+over nothing more.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
-import multiprocessing
+import json
+import os
 import resource
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from pathlib import Path
 
+from knowledge.environment import bare_environment
 from knowledge.readers.errors import SkippedError
 
 #: Seconds that a file may take, and bytes of memory that its parser may use.
@@ -28,7 +36,7 @@ GROWTH_LIMIT = 32
 _LOOK = 0.1
 
 _lock = threading.Lock()
-_process: BaseProcess | None = None
+_process: subprocess.Popen[bytes] | None = None
 _connection: Connection | None = None
 
 
@@ -49,8 +57,8 @@ def call(module: str, function: str, data: bytes, stop: threading.Event | None =
                     _end()
                     reason = "was broken off" if stopped else f"takes longer than {TIME_LIMIT:g} s"
                     raise SkippedError(f"reading it {reason}", lasting=False)
-            text, error = connection.recv()
-        except (EOFError, OSError):
+            text, error = json.loads(connection.recv_bytes())
+        except (EOFError, OSError, ValueError):
             raise SkippedError("its parser crashed", lasting=_crashed()) from None
     if error is not None:
         reason, lasting = error
@@ -60,20 +68,27 @@ def call(module: str, function: str, data: bytes, stop: threading.Event | None =
 
 def _started() -> Connection:
     global _process, _connection
-    if _process is None or _connection is None or not _process.is_alive():
-        context = multiprocessing.get_context("spawn")
-        _connection, theirs = context.Pipe()
-        _process = context.Process(target=_serve, args=(theirs,), name="document-reader", daemon=True)
-        _process.start()
-        theirs.close()
+    if _process is None or _connection is None or _process.poll() is not None:
+        _end()
+        ours, theirs = socket.socketpair()
+        _connection = Connection(ours.detach())
+        paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with theirs:
+            _process = subprocess.Popen(
+                [sys.executable, "-P", "-c", "from knowledge.readers import sandbox; sandbox.serve()"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=bare_environment(PYTHONPATH=os.pathsep.join(paths)),
+            )
     return _connection
 
 
 def _crashed() -> bool:
     """Ends a process that went away; returns whether it was the file's doing, and nobody else ended it."""
     assert _process is not None
-    _process.join(1)
-    code = _process.exitcode
+    code = None
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        code = _process.wait(1)
     _end()
     return code not in (-signal.SIGTERM, -signal.SIGKILL)
 
@@ -83,22 +98,24 @@ def _end() -> None:
     global _process, _connection
     if _process is not None:
         _process.kill()
-        _process.join()
-        _process.close()
+        _process.wait()
     if _connection is not None:
         _connection.close()
     _process = _connection = None
 
 
-def _serve(connection: Connection) -> None:
+def serve() -> None:
+    """Does what comes over the standard input, a socket, until its other end is closed: the process's main function."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    connection = Connection(os.dup(sys.stdin.fileno()))
     while True:
         try:
             module, function, data = connection.recv()
         except EOFError:
             return
-        connection.send(_attempt(module, function, data))
+        answer = json.dumps(_attempt(module, function, data), ensure_ascii=False)
+        connection.send_bytes(answer.encode(errors="surrogatepass"))
 
 
 def _attempt(module: str, function: str, data: bytes) -> tuple[str | None, tuple[str, bool] | None]:

@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -180,6 +181,16 @@ def test_pdf() -> None:
     for data in (b"", b"no pdf", pdf("text")[:100]):
         with pytest.raises(SkippedError):
             read("a.pdf", data)
+
+
+def test_the_sandbox_has_no_secrets_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox._end()
+    monkeypatch.setenv("KNOWLEDGE_URL", "postgresql://user:secret@host/knowledge")
+    assert read("a.html", b"<p>one").content == "one"
+    assert sandbox._process is not None
+    environment = Path(f"/proc/{sandbox._process.pid}/environ").read_bytes()
+    assert b"PYTHONPATH=" in environment
+    assert b"secret" not in environment
 
 
 def test_a_file_that_takes_too_long_or_kills_its_parser(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,16 @@ def test_what_templates_may_use(source: str, expected: str) -> None:
     assert render(source, thinking=False, bos_token="no") == expected
 
 
+def test_the_process_has_no_secrets_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", "sk-secret")
+    monkeypatch.setenv("KNOWLEDGE_URL", "postgresql://user:secret@host/knowledge")
+    with closing(ChatTemplate(template.CHATML, "<s>", "</s>")) as chat:
+        assert chat._process is not None
+        environment = Path(f"/proc/{chat._process._child.pid}/environ").read_bytes()
+    assert b"PATH=" in environment
+    assert b"secret" not in environment
+
+
 def test_the_date_in_a_template() -> None:
     assert len(render("{{ strftime_now('%Y-%m-%d') }}")) == 10
 

@@ -56,7 +56,7 @@ class Answer:
                 self._group.cancel()
                 raise
         except BaseException as error:
-            service.slots.release()
+            service.slots.give_back()
             raise self._explained(error) from error
         exchange.requests = requests
         exchange.prompt_tokens = self.prompt_tokens
@@ -137,7 +137,7 @@ class Answer:
         self._group.cancel()
         for index in range(len(self.requests)):
             self._observe(index)
-        self._service.slots.release()
+        self._service.slots.give_back()
         exchange.cached_tokens = self.cached_tokens
         exchange.completion_tokens = self.completion_tokens
         if self.over and not self._behind:

@@ -1,23 +1,33 @@
 """Reads a request's JSON body into a struct.
 
-Knows content types, the size limit and msgspec; every way in which a body can be wrong becomes an `ApiError`.
+Knows content types, the limits on size and msgspec; every way in which a body can be wrong becomes an `ApiError`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 from gunicorn.http.errors import ParseException
 from werkzeug.wrappers import Request
 
 from engine import clock
-from server.errors import ApiError, ClientGoneError, from_validation
+from server.errors import ApiError, ClientGoneError, from_validation, unavailable
 from server.exchange import Exchange
 
+if TYPE_CHECKING:
+    from server.service import Service
+
 T = TypeVar("T")
+
+#: Bytes that the bodies of all requests may take together. The first piece of each counts for nothing: threads bound
+#: these, and so a chat finds room whatever others send.
+BODIES: Final = 128 << 20
+
+#: So many bytes of a body are read at once.
+PIECE: Final = 1 << 16
 
 #: How long the rest of a body that is too large is read and thrown away, in seconds.
 LINGER: Final = 5.0
@@ -26,15 +36,16 @@ LINGER: Final = 5.0
 QUIET: Final = 0.5
 
 
-def read_json(exchange: Exchange, decoder: msgspec.json.Decoder[T], max_bytes: int) -> T:
+def read_json(service: Service, exchange: Exchange, decoder: msgspec.json.Decoder[T]) -> T:
     """Return the body decoded and validated by `decoder`; `exchange` learns its size.
 
-    Raises `ApiError` (400, 408, 413, 415), and `ClientGoneError` if the body breaks off.
+    Until the exchange is over it counts among `service.bodies`. Raises `ApiError` (400, 408, 413, 415, 503), and
+    `ClientGoneError` if the body breaks off.
     """
     request = exchange.request
     _check_content_type(request)
     try:
-        data = _read(request, max_bytes)
+        data = _read(service, exchange)
     except TimeoutError as error:
         raise ApiError(408, "The request body did not arrive in time.", code="request_timeout") from error
     except ParseException as error:
@@ -52,11 +63,25 @@ def read_json(exchange: Exchange, decoder: msgspec.json.Decoder[T], max_bytes: i
         raise ApiError(400, "The request body is nested too deeply.", code="invalid_json") from error
 
 
-def _read(request: Request, max_bytes: int) -> bytes:
-    """Return the whole body; raises `ApiError` (413) if it is larger than `max_bytes`."""
+def _read(service: Service, exchange: Exchange) -> bytearray:
+    """Return the whole body; raises `ApiError` (413, 503) if it, or with it all bodies together, would be too large."""
+    request, max_bytes = exchange.request, service.config.max_body_bytes
     stream = request.environ["wsgi.input"]
     declared = request.content_length or 0
-    data: bytes = stream.read(max_bytes + 1) if declared <= max_bytes else b""
+    data = bytearray()
+    held = 0
+
+    def give_back() -> None:
+        service.bodies.give_back(held)
+
+    exchange.give_back = give_back
+    while declared <= max_bytes and len(data) <= max_bytes and (piece := stream.read(PIECE)):
+        if data:  # what came counts, not what was announced: that would cost nothing to claim
+            if not service.bodies.take(len(piece)):
+                _throw_away_rest(request)
+                raise unavailable("The server is at its limit: other requests are too large.", "too_many_requests", 1)
+            held += len(piece)
+        data += piece
     if declared > max_bytes or len(data) > max_bytes:
         _throw_away_rest(request)
         raise ApiError(413, f"The request body has more than {max_bytes} bytes.", code="request_too_large")

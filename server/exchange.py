@@ -7,7 +7,7 @@ meaning.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -44,6 +44,8 @@ class Exchange:
         self.body_bytes = 0
         #: The code of the error that it was answered with; streams tell of theirs in an event instead.
         self.error_code: str | None = None
+        #: Called at the end: what gives back that which was taken for the request.
+        self.give_back: Callable[[], None] = lambda: None
         self.finish_reason: str | None = None
         #: The same of each choice that is complete, by request.
         self.finish_reasons: dict[int, str] = {}
@@ -101,6 +103,7 @@ class Exchange:
         if self._finished:
             return
         self._finished = True
+        self.give_back()
         self.timings.lap(WRITE)
         self.timings.finish()
         self._metrics.observe(self)

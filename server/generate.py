@@ -32,6 +32,11 @@ def check_count(loaded: Loaded, body: SamplingFields, prompts: int, param: str) 
     if count > most:
         asked = "n" if prompts == 1 else param
         raise invalid(asked, f"{count} answers in one request; this server takes at most {most}", "unsupported_value")
+    check_room(loaded, count)
+
+
+def check_room(loaded: Loaded, count: int = 1) -> None:
+    """Refuse `count` answers that this server cannot take now: one before its body is read. Raises `ApiError` (503)."""
     try:
         loaded.engine.check_room(count)
     except EngineError as error:

@@ -17,6 +17,8 @@ from engine import Engine, EngineError, EngineStuck
 from knowledge.embedder import Embedder, EmbeddingModelError
 from knowledge.knowledge import Knowledge
 from llama_native import LlamaError, Model, RpcError, UnsupportedModel, Vocab
+from server.allowance import Allowance
+from server.body import BODIES
 from server.config import Config
 from server.devices import model_params
 from server.disconnect import DisconnectWatcher
@@ -72,8 +74,10 @@ class Service:
         self.metrics.watch(ProcessMetrics(config.instance_label))
         self.tracer = _tracer(config)
         self.watcher = DisconnectWatcher()
-        #: One permit for each generation, or batch of embeddings, that may be in flight.
-        self.slots = threading.BoundedSemaphore(config.http_workers)
+        #: One for each generation, or batch of embeddings, that may be in flight.
+        self.slots = Allowance(config.http_workers)
+        #: Bytes that the bodies of all requests may take; enough for one of any size that is allowed.
+        self.bodies = Allowance(max(BODIES, config.max_body_bytes))
         #: Share of the model that is loaded, 0 to 1.
         self.progress = 0.0
         #: True once loading failed; the process is about to end.
@@ -129,10 +133,7 @@ class Service:
 
     def _full(self) -> bool:
         """Whether a generation that is asked for now would be refused."""
-        if not self.slots.acquire(blocking=False):
-            return True
-        self.slots.release()
-        return not self.loaded().engine.has_room(1)
+        return not self.slots.left or not self.loaded().engine.has_room(1)
 
     @property
     def engine_failed(self) -> bool:
@@ -157,8 +158,8 @@ class Service:
         return Ending.ENGINE_STUCK if stuck else Ending.ENGINE_FAILED
 
     def take_slot(self) -> None:
-        """Take one of `slots`, which must be released; raises `ApiError` (503) if none is free."""
-        if not self.slots.acquire(blocking=False):
+        """Take one of `slots`, which must be given back; raises `ApiError` (503) if none is free."""
+        if not self.slots.take():
             limit = self.config.http_workers
             raise unavailable(f"The server is at its limit: {limit} answers are under way.", "too_many_requests", 1)
 

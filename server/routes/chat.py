@@ -24,8 +24,9 @@ _decoder = msgspec.json.Decoder(ChatRequest)
 def create(service: Service, exchange: Exchange) -> Response:
     """Answer a chat completion request."""
     loaded = service.loaded()
+    generate.check_room(loaded)
     with exchange.timings.phase("parse"):
-        body = read_json(exchange, _decoder, service.config.max_body_bytes)
+        body = read_json(service, exchange, _decoder)
         body.check()
         models.require(service, body.model)
         generate.check_count(loaded, body, 1, "messages")

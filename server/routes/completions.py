@@ -25,8 +25,9 @@ _decoder = msgspec.json.Decoder(CompletionRequest)
 def create(service: Service, exchange: Exchange) -> Response:
     """Answer a completion request."""
     loaded = service.loaded()
+    generate.check_room(loaded)
     with exchange.timings.phase("parse"):
-        body = read_json(exchange, _decoder, service.config.max_body_bytes)
+        body = read_json(service, exchange, _decoder)
         body.check()
         models.require(service, body.model)
     generate.check_count(loaded, body, len(body.prompts), "prompt")

@@ -30,7 +30,7 @@ def create(service: Service, exchange: Exchange) -> Response:
     """Embed texts or token ids."""
     embedder = _embedder(service)
     with exchange.timings.phase("parse"):
-        body = read_json(exchange, _decoder, service.config.max_body_bytes)
+        body = read_json(service, exchange, _decoder)
         models.require_embedding(service, body.model)
         if body.dimensions not in (None, embedder.dimensions):
             raise invalid("dimensions", f"this model's vectors have {embedder.dimensions} dimensions, no fewer or more")
@@ -42,7 +42,7 @@ def create(service: Service, exchange: Exchange) -> Response:
         with exchange.timings.phase("embed"):
             vectors = _embed(service, exchange, embedder, inputs)
     finally:
-        service.slots.release()
+        service.slots.give_back()
     service.vitals.answered = True
     as_base64 = body.encoding_format == "base64"
     data = [Embedding(index=i, embedding=_base64(v) if as_base64 else v.tolist()) for i, v in enumerate(vectors)]

@@ -47,7 +47,7 @@ def search(service: Service, exchange: Exchange) -> Response:
     """Answer with the passages that fit a query."""
     knowledge = _knowledge(service)
     with exchange.timings.phase("parse"):
-        body = read_json(exchange, _decoder, service.config.max_body_bytes)
+        body = read_json(service, exchange, _decoder)
     options = KnowledgeOptions(body.top_k, body.threshold, body.mode)
     hits = grounding.search(knowledge, exchange, body.query, options)
     timings = SearchTimings(dict(exchange.timings.phases), exchange.timings.total_seconds)

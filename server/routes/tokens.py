@@ -36,7 +36,7 @@ def tokenize(service: Service, exchange: Exchange) -> Response:
     loaded = service.loaded()
     vocab = loaded.vocab
     with exchange.timings.phase("parse"):
-        body = read_json(exchange, _tokenize, service.config.max_body_bytes)
+        body = read_json(service, exchange, _tokenize)
     parts = [body.content] if isinstance(body.content, str) else body.content
     with loaded.turns.take(exchange.body_bytes, exchange.timings), exchange.timings.phase("tokenize"):
         tokens = _tokens(
@@ -53,7 +53,7 @@ def detokenize(service: Service, exchange: Exchange) -> Response:
     loaded = service.loaded()
     vocab = loaded.vocab
     with exchange.timings.phase("parse"):
-        body = read_json(exchange, _detokenize, service.config.max_body_bytes)
+        body = read_json(service, exchange, _detokenize)
     with loaded.turns.take(exchange.body_bytes, exchange.timings), exchange.timings.phase("detokenize"):
         for index, token in enumerate(body.tokens):
             check_token(token, vocab, f"tokens[{index}]")
@@ -65,7 +65,7 @@ def apply_template(service: Service, exchange: Exchange) -> Response:
     """Write a conversation as the prompt that the model would get."""
     loaded = service.loaded()
     with exchange.timings.phase("parse"):
-        body = read_json(exchange, _apply_template, service.config.max_body_bytes)
+        body = read_json(service, exchange, _apply_template)
         models.require(service, body.model)
     with loaded.turns.take(exchange.body_bytes, exchange.timings), exchange.timings.phase("template"):
         prompt = loaded.prompts.text(body.messages, body.chat_template_kwargs)

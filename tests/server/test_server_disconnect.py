@@ -152,7 +152,7 @@ def test_an_answer_that_cannot_be_watched_gives_everything_back() -> None:
     exchange = Exchange({"gunicorn.socket": closed}, service.metrics)
     with pytest.raises((OSError, ValueError)):
         Answer(service, loaded, exchange, [request])
-    assert service.slots.acquire(blocking=False)
+    assert service.slots.take()
     eventually(lambda: loaded.engine.stats().counters.cancelled == 1, "the generation is cancelled")
     assert loaded.engine.stats().running == 0
     service.close()

@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from server_process import PATIENCE, ServerProcess, eventually, user
+from server_process import PATIENCE, Answer, ServerProcess, eventually, user
 from werkzeug.routing import Map, Rule
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from server import config
 from server.app import Application
+from server.body import BODIES
 from server.exchange import Exchange
 from server.routes import Route
 from server.service import Service
@@ -268,3 +269,24 @@ def test_request_ids_go_in_and_out(server: ServerProcess) -> None:
     assert server.get("/health", X_Request_Id="has spaces").headers["X-Request-Id"].startswith("req_")
     assert server.get("/nothing", X_Request_Id="mine-2").headers["X-Request-Id"] == "mine-2"
     eventually(lambda: "id=mine-2" in server.output, "the request is logged")
+
+
+def test_bodies_that_take_too_much_together(server: ServerProcess) -> None:
+    """Clients that keep the largest bodies all but complete cost no more than what the server allows them all."""
+    size = 1 << 24  # MAX_BODY_BYTES
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
+    held = [socket.create_connection(("127.0.0.1", server.port), PATIENCE) for _ in range(BODIES // size)]
+    for sock in held:
+        sock.sendall(head + b" " * (size - 1))
+
+    def large() -> Answer:
+        return server.post("/tokenize", b" " * size)
+
+    eventually(lambda: large().status == 503, "there is no room for another one")
+    answer = large()
+    assert answer.error["code"] == "too_many_requests"
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert server.chat("hi", max_tokens=1).status == 200
+    for sock in held:
+        sock.close()
+    eventually(lambda: large().error["code"] == "invalid_json", "there is room again")

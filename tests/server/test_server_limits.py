@@ -99,3 +99,16 @@ def test_more_connections_than_files(server: ServerProcess) -> None:
     assert f"the limit of open files is {FILES}" in server.output
     assert "Traceback" not in server.output
     assert server.metric("lucid_workers_lost_total") == 0
+
+
+def test_no_body_is_read_where_there_is_no_room(server: ServerProcess) -> None:
+    server.wait_idle()
+    streams = [server.open_chat("Count.", stream=True, max_tokens=4000, ignore_eos=True) for _ in range(4)]
+    eventually(lambda: server.get("/ready").status == 503, "the server is full")
+    for path in ("chat/completions", "completions", "responses"):
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+            sock.sendall(f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode())
+            assert sock.recv(4096).startswith(b"HTTP/1.1 503 ")
+    for sock in streams:
+        sock.close()
+    server.wait_idle()

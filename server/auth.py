@@ -1,37 +1,36 @@
 """API keys: who may use the API.
 
-Keys come from API_KEYS and API_KEYS_FILE; without either everybody may. Only SHA-256 digests of keys are kept, and a
-key that is presented is compared with all of them in constant time, so neither a dump nor a stopwatch gives one away.
+Keys come from API_KEYS and API_KEYS_FILE; without either everybody may. Only SHA-256 digests of them are kept here and
+in the configuration (the environment that API_KEYS came in stays what it was), and a key that is presented is compared
+with all of them in constant time, so that no stopwatch gives one away.
 Knows the Authorization header (RFC 6750) and the key file; knows nothing of routes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import logging
-import os
 import re
 from pathlib import Path
 
 from server.config import ConfigError
 from server.errors import ApiError
+from server.kinds import KEY, key_digest
 
 log = logging.getLogger("server.auth")
 
 _BEARER = re.compile(r"bearer +([!-~]+) *", re.IGNORECASE)
-_KEY = re.compile(r"[!-~]{1,512}")
 
 
 class Keys:
     """The keys that are accepted now. Safe to use from any thread."""
 
-    def __init__(self, keys: tuple[str, ...], file: Path | None) -> None:
-        """`keys` and those in `file`, one a line, are accepted; no keys and no file switch the check off.
+    def __init__(self, keys: tuple[bytes, ...], file: Path | None) -> None:
+        """Keys with the digests `keys` and those in `file`, one a line, are accepted; neither switches the check off.
 
         Raises `ConfigError` if the file cannot be used.
         """
-        self._fixed = tuple(map(_digest, keys))
+        self._fixed = keys
         self._file = file
         self._stamp: tuple[int, int, int] | None = None
         self._from_file: tuple[bytes, ...] = ()
@@ -59,7 +58,7 @@ class Keys:
         match = _BEARER.fullmatch(authorization)
         if match is None:
             raise _unauthorized("No API key was sent. Send one as Authorization: Bearer KEY.", "")
-        presented = _digest(match[1])
+        presented = key_digest(match[1])
         found = False
         for known in self._fixed + self._from_file:
             found |= hmac.compare_digest(presented, known)
@@ -97,14 +96,10 @@ def _read(file: Path) -> tuple[bytes, ...]:
         key = line.strip()
         if not key or key.startswith("#"):
             continue
-        if not _KEY.fullmatch(key):
+        if not KEY.fullmatch(key):
             raise ValueError(f"line {number} is not a key: up to 512 printable ASCII characters without spaces")
-        digests.append(_digest(key))
+        digests.append(key_digest(key))
     return tuple(digests)
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(os.fsencode(key)).digest()
 
 
 def _unauthorized(message: str, attributes: str) -> ApiError:

@@ -33,11 +33,12 @@ class Config:
     """The server's configuration. Fields are the environment variables of the same name in capitals."""
 
     api_keys: Annotated[
-        tuple[str, ...] | None,
+        tuple[bytes, ...] | None,
         Variable(
             kinds.KEYS, "", "Requests need one of these as `Authorization: Bearer KEY`; unset: none.", secret=True
         ),
     ] = field(repr=False)
+    """Their SHA-256 digests."""
     api_keys_file: Annotated[
         Path | None,
         Variable(kinds.PATH, "", "A file of further keys, one a line, `#` for comments; read again when it changes."),

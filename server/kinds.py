@@ -5,14 +5,18 @@ Knows kinds of values (numbers, switches, addresses, lists); knows no variable (
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from knowledge.settings import STORE_URLS, prefix, store_url
+
+#: What can be an API key.
+KEY: Final = re.compile(r"[!-~]{1,512}")
 
 
 class Address(NamedTuple):
@@ -150,11 +154,16 @@ def _parse_label(text: str) -> str:
     return text
 
 
-def _parse_keys(text: str) -> tuple[str, ...]:
-    keys = tuple(key.strip() for key in text.split(","))
-    if not all(re.fullmatch(r"[!-~]{1,512}", key) for key in keys):
+def key_digest(key: str) -> bytes:
+    """Returns the SHA-256 digest of an API key: all that is kept of it."""
+    return hashlib.sha256(key.encode("ascii")).digest()
+
+
+def _parse_keys(text: str) -> tuple[bytes, ...]:
+    keys = [key.strip() for key in text.split(",")]
+    if not all(map(KEY.fullmatch, keys)):
         raise ValueError
-    return keys
+    return tuple(map(key_digest, keys))
 
 
 def _parse_origins(text: str) -> tuple[str, ...]:

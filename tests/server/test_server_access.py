@@ -1,6 +1,7 @@
 """Who may use the API: keys, pages of other origins, request ids."""
 
 import contextlib
+import dataclasses
 import http.client
 import os
 import signal
@@ -16,6 +17,7 @@ from server import config
 from server.auth import Keys
 from server.config import ConfigError
 from server.errors import ApiError
+from server.kinds import key_digest
 from server.routes import ROUTES
 
 KEY, FILE_KEY = "sk-from-the-environment", "sk-from-the-file"
@@ -119,7 +121,8 @@ def test_without_keys_everybody_may(server: ServerProcess) -> None:
 
 def test_a_configuration_does_not_show_its_keys() -> None:
     read = config.read({"API_KEYS": KEY})
-    assert read.api_keys == (KEY,)
+    assert read.api_keys == (key_digest(KEY),)
+    assert KEY not in str(dataclasses.asdict(read))
     assert KEY not in repr(read)
     for variables in ({"API_KEYS": f"{KEY} x"}, {"API_KEY": KEY}, {"API_KEYS": f"{KEY},,"}):
         with pytest.raises(ConfigError) as caught:
@@ -151,7 +154,7 @@ def test_a_key_file_that_cannot_be_used_ends_the_start(
 
 def test_a_key_is_bytes_to_the_comparison() -> None:
     with pytest.raises(ApiError):
-        Keys(("a",), None).check("Bearer \u0430")  # a Cyrillic a
+        Keys((key_digest("a"),), None).check("Bearer \u0430")  # a Cyrillic a
     Keys((), None).check("")
 
 

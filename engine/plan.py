@@ -99,7 +99,7 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
         log.warning("%d layers were to go to a GPU, but this build or host has none", model.params.n_gpu_layers)
     context = settings.context or max(SMALLEST_CONTEXT, min(model.n_ctx_train, CONTEXT))
     parallel = settings.parallel or (PARALLEL_GPU if offloaded else PARALLEL_CPU)
-    budget = (_free_device_memory() if offloaded else free_memory()) * KV_SHARE
+    budget = (_free_device_memory() if offloaded else _free_beside_weights(model, settings)) * KV_SHARE
 
     def too_large() -> bool:
         params = ContextParams(n_ctx=parallel * context, n_seq_max=parallel, type_k=kv_type, type_v=kv_type)
@@ -183,6 +183,11 @@ def _kv_type(name: str) -> GgmlType:
         return GgmlType[name.upper()]
     except KeyError:
         raise InvalidRequest("kv_type", f"kv_type must be f16, bf16, f32, q8_0 or q4_0, not {name!r}") from None
+
+
+def _free_beside_weights(model: Model, settings: EngineSettings) -> int:
+    """Bytes of this machine free for a KV cache. A mapped file's weights are not to be counted: they look free."""
+    return free_memory() if settings.memory is None else max(0, settings.memory - model.size)
 
 
 def _free_device_memory() -> int:

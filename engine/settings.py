@@ -49,6 +49,9 @@ class EngineSettings:
     """Target time of a step with running streams and a prompt to prefill, in milliseconds; 0 is the default."""
     flash_attention: Switch = Switch.AUTO
     kv_layout: Layout = Layout.AUTO
+    memory: int | None = None
+    """Bytes that were free before the model was loaded, for weights and KV cache; None: what is free beside the weights
+    now. Bounds what is left to choose of `parallel` and `context`, without a GPU."""
     kv_type: str = "f16"
     """Type of the cached keys and values: f16, bf16, f32, q8_0, q4_0, ..."""
     calibrate: bool = True

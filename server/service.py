@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine import Engine, EngineError, EngineStuck
+from engine.memory import free_memory
 from knowledge.embedder import Embedder, EmbeddingModelError
 from knowledge.knowledge import Knowledge
 from llama_native import LlamaError, Model, RpcError, UnsupportedModel, Vocab
@@ -261,6 +262,7 @@ class Service:
         config = self.config
         begin = time.perf_counter()
         log.info("loading %s", config.model_path)
+        settings = engine_settings(config, free_memory())
         model = Model(config.model_path, model_params(config), progress=self._on_progress)
         try:
             if not model.can_generate:
@@ -270,7 +272,6 @@ class Service:
             if source is None and config.model_prompt_template is None:
                 log.warning("the model has no chat template; ChatML is used")
             template = ChatTemplate(source or CHATML, _token_text(vocab, vocab.bos), _token_text(vocab, vocab.eos))
-            settings = engine_settings(config)
             check_memory(model, settings)
             engine = Engine(model, settings, should_stop=self._closing.is_set)
         except BaseException:

@@ -40,7 +40,7 @@ class Sizing:
     """Memory of one server process. Sizes in bytes; `context` and `cells` in tokens.
 
     `scratch`: logits, activations and attention scores of the largest step. `free`: what the machine, or the control
-    group, could give now.
+    group, could give before the model was loaded: mapped weights look free afterwards, but are needed.
     """
 
     model: str
@@ -68,7 +68,7 @@ class Sizing:
 
 
 def measure(model: Model, settings: EngineSettings) -> Sizing:
-    """Size `settings` for a model. Raises `InvalidRequest` for settings that cannot be right for it."""
+    """Size `settings`, with their `memory`, for a model. Raises `InvalidRequest` for what cannot be right for it."""
     plan = _plan(model, settings)
     params = context_params(plan)
     kv = kv_cache_bytes(model, params)
@@ -83,30 +83,31 @@ def measure(model: Model, settings: EngineSettings) -> Sizing:
         kv=kv,
         scratch=_scratch(model, plan),
         process=PROCESS_BYTES,
-        free=free_memory(),
+        free=free_memory() if settings.memory is None else settings.memory,
         on_gpu=offloads(model),
     )
 
 
 def check_memory(model: Model, settings: EngineSettings) -> None:
-    """Raise `TooLittleMemoryError` if a loaded model's KV cache cannot be had, before anybody tries.
+    """Raise `TooLittleMemoryError` if a loaded model does not fit with its KV cache, before anybody tries.
 
-    A GPU's memory is left to its driver, which refuses what it does not have.
+    The verdict is the plan's. A GPU's memory is left to its driver, which refuses what it does not have.
     """
     log = logging.getLogger("engine")
     level = log.level
     log.setLevel(logging.ERROR)  # what the plan warns of is said when the engine is made
     try:
         sizing = measure(model, settings)
-        if sizing.on_gpu or sizing.kv + sizing.scratch <= sizing.free:
+        if sizing.on_gpu or sizing.fits:
             return
         advice = "; ".join(suggestions(model, settings, sizing))
     finally:
         log.setLevel(level)
     raise TooLittleMemoryError(
         f"too little memory: the KV cache of {sizing.parallel} requests of up to {sizing.context} tokens in "
-        f"{sizing.kv_type} takes {_size(sizing.kv)} and a step {_size(sizing.scratch)}, but {_size(sizing.free)} are "
-        f"free on this machine or in this control group; {advice}"
+        f"{sizing.kv_type} takes {_size(sizing.kv)}, the weights {_size(sizing.weights)}, a step "
+        f"{_size(sizing.scratch)} and the process {_size(sizing.process)}, but {_size(sizing.free)} were free on this "
+        f"machine or in this control group, of which {100 * ROOM:.0f}% may be filled; {advice}"
     )
 
 
@@ -115,7 +116,7 @@ def suggestions(model: Model, settings: EngineSettings, sizing: Sizing) -> Itera
     fixed = replace(settings, parallel=sizing.parallel, context=sizing.context)
 
     def fits(**changes: Any) -> bool:
-        return replace(measure(model, replace(fixed, **changes)), free=sizing.free).fits
+        return measure(model, replace(fixed, **changes)).fits
 
     word = "there is room for" if sizing.fits else "it would fit with"
     limit = 256 if sizing.fits else sizing.parallel
@@ -169,7 +170,7 @@ def main(as_json: bool) -> int:
     except config.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    engine = engine_settings(settings)
+    engine = engine_settings(settings, free_memory())
     # Not repacked for this CPU, the weights stay in the file and are mapped.
     params = ModelParams(n_gpu_layers=settings.model_gpu_layers, use_extra_bufts=False)
     try:
@@ -187,9 +188,10 @@ def main(as_json: bool) -> int:
     return 0 if sizing.fits else 1
 
 
-def engine_settings(config: Config) -> EngineSettings:
-    """Return the engine's part of the configuration."""
+def engine_settings(config: Config, memory: int) -> EngineSettings:
+    """Return the engine's part of the configuration. `memory`: bytes that are free while no model is loaded yet."""
     return EngineSettings(
+        memory=memory,
         parallel=config.model_parallel,
         context=config.model_context,
         threads=config.model_threads,

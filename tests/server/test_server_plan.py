@@ -1,14 +1,20 @@
 """`python -m server plan`: what a configuration takes, against the numbers of a real server."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import ROOT, ServerProcess, environment
+from server_process import MODEL, ROOT, ServerProcess, environment
+
+from engine import EngineSettings
+from llama_native import Model, ModelParams
+from server.sizing import ROOM, TooLittleMemoryError, check_memory, measure
 
 #: Bytes of a token in the demo model's KV cache: keys and values, 30 layers, 3 heads of 64 values in two bytes.
 KV_TOKEN = 2 * 30 * 3 * 64 * 2
@@ -64,6 +70,22 @@ def test_what_does_not_fit_says_what_would() -> None:
     assert sized(MODEL_PARALLEL="256", MODEL_CONTEXT=str(context))["total"] <= room
     assert context == 8192 or sized(MODEL_PARALLEL="256", MODEL_CONTEXT=str(context + 256))["total"] > room
     assert "DOES NOT FIT" in plan(MODEL_PARALLEL="256", MODEL_CONTEXT="1000000").stdout
+
+
+def test_what_is_chosen_leaves_room_for_the_weights() -> None:
+    with Model(MODEL, ModelParams(use_extra_bufts=False)) as model:
+        for free in (10 * model.size, 5 * model.size):
+            settings = EngineSettings(memory=free)
+            sizing = measure(model, settings)
+            assert sizing.free == free
+            assert sizing.weights + sizing.kv <= free
+            assert sizing.kv <= (free - model.size) / 2
+            fitting = replace(
+                settings, memory=math.ceil(sizing.total / ROOM), parallel=sizing.parallel, context=sizing.context
+            )
+            check_memory(model, fitting)
+            with pytest.raises(TooLittleMemoryError):
+                check_memory(model, replace(fitting, memory=sizing.total))
 
 
 def test_the_plan_covers_a_real_server(launch: Callable[..., ServerProcess]) -> None:

@@ -146,10 +146,15 @@ def test_too_little_memory_in_a_control_group(launch: Launch) -> None:
     except OSError as error:
         pytest.skip(f"no control group can be made here: {error}")
     try:
-        inside = ("sh", "-c", f"echo $$ > {group}/cgroup.procs; exec {sys.executable} -m server")
-        line = too_little_memory(launch(*inside, MODEL_PARALLEL="8", MODEL_CONTEXT="8192"))
-        assert "takes 1.51 GB" in line
-        assert float(line.split(", but ")[1].split(" MB are free")[0]) < 1000
+        # KV cache and scratch alone would have room beside the mapped weights, which look free but are needed.
+        sizes = {"MODEL_PARALLEL": "8", "MODEL_CONTEXT": "3072"}
+        inside = f"echo $$ > {group}/cgroup.procs; exec {sys.executable} -m server"
+        line = too_little_memory(launch("sh", "-c", inside, **sizes))
+        assert "takes 566 MB" in line
+        assert float(line.split(", but ")[1].split(" MB were free")[0]) < 1000
+        planned = launch("sh", "-c", f"{inside} plan", **sizes)
+        assert planned.wait_exit() == 1
+        assert "DOES NOT FIT" in planned.output
         assert "it would fit with MODEL_PARALLEL=" in line
     finally:
         group.rmdir()

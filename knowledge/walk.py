@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from pathlib import Path
 from knowledge.readers.errors import SkippedError
 
 _ATTEMPTS = 3
+#: The longest that a file's time may stand still while the file changes: FAT counts two seconds.
+_TICK_NS = 2_000_000_000
 #: What the system says of a name behind which there is nothing. Any other error leaves open what is there.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
@@ -138,6 +141,12 @@ def _opened(root: Path, file: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _content(descriptor: int, limit: int) -> bytes:
+    with os.fdopen(os.dup(descriptor), "rb") as stream:
+        stream.seek(0)
+        return stream.read(limit)
+
+
 def _is_utf8(name: str) -> bool:
     try:
         name.encode()
@@ -147,7 +156,9 @@ def _is_utf8(name: str) -> bool:
 
 
 def read_bytes(root: Path, file: str, limit: int) -> tuple[bytes, int, int]:
-    """Returns the content of a file in one consistent state, its size and its modification time (ns).
+    """Returns the content of a file that did not change meanwhile, its size and its modification time (ns).
+
+    A change may go on afterwards without another time: content that was written moments ago is to be compared again.
 
     :param root: the folder, resolved.
     :param limit: bytes; larger files are not read.
@@ -161,13 +172,13 @@ def read_bytes(root: Path, file: str, limit: int) -> tuple[bytes, int, int]:
                     raise SkippedError("it is not a regular file", lasting=False)
                 if before.st_size > limit:
                     raise SkippedError(f"it has {before.st_size} bytes, the limit is {limit} (KNOWLEDGE_FILE_BYTES)")
-                with os.fdopen(os.dup(descriptor), "rb") as stream:
-                    data = stream.read(before.st_size + 1)
+                data = _content(descriptor, before.st_size + 1)
+                # The times of files tick, often in milliseconds: a change within a tick shows in the content alone.
+                young = time.time_ns() - before.st_mtime_ns < _TICK_NS
+                again = _content(descriptor, before.st_size + 1) if young else data
                 after = os.fstat(descriptor)
-            if len(data) == before.st_size and (before.st_size, before.st_mtime_ns) == (
-                after.st_size,
-                after.st_mtime_ns,
-            ):
+            seen, now = (before.st_size, before.st_mtime_ns), (after.st_size, after.st_mtime_ns)
+            if len(data) == before.st_size and seen == now and data == again:
                 return data, before.st_size, before.st_mtime_ns
     except OSError as error:
         raise SkippedError(f"it cannot be read: {error.strerror}", lasting=False) from error

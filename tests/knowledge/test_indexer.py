@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +25,7 @@ from knowledge.indexer import Indexer, IndexReport, StoppedError
 from knowledge.readers import Text
 from knowledge.settings import KnowledgeSettings, SettingsError
 from knowledge.sqlite_store import SqliteStore
-from knowledge.store import StoreBusyError
+from knowledge.store import Document, StoreBusyError, StoreMismatchError
 
 SOME = "Thom Rhubarb printed wooden screws in his shed, and nobody knew where he got the wood from. "
 
@@ -244,12 +245,47 @@ def test_another_model_or_chunking_indexes_anew(
         assert best[0].score == pytest.approx(1, abs=1e-3)
 
 
+def test_a_rebuild_for_another_model_that_is_cut_short(
+    store: SqliteStore, embedder: Embedder, settings: KnowledgeSettings, folder: Path, tmp_path: Path
+) -> None:
+    class Dying(SqliteStore):
+        def replace(self, documents: Sequence[Document]) -> None:
+            if self.files():
+                raise KeyboardInterrupt
+            super().replace(documents)
+
+    for number in range(600):  # more than a group
+        put(folder / f"{number}.txt", "" if number else SOME)
+    Indexer(store, embedder, settings).run()
+    other_path = tmp_path / "other.gguf"
+    shutil.copyfile(embedder.path, other_path)
+    with other_path.open("r+b") as file:  # a bit of a weight
+        file.seek(-1000, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    dying = Dying(settings.sqlite_path)
+    with Embedder(other_path) as other:
+        with pytest.raises(KeyboardInterrupt):
+            Indexer(dying, other, settings).run()
+        dying.close()
+        vector = other.embed_query("Who printed wooden screws?")
+        assert [hit.file for hit in store.dense(vector, 5, other.fingerprint)] == ["0.txt"], "what is done is found"
+        with pytest.raises(StoreMismatchError):
+            store.dense(vector, 5, embedder.fingerprint)
+        left = 600 - len(store.files())
+        report = Indexer(store, other, settings).run()
+        assert (report.rebuilt, counts(report)) == (False, (left, 0, 0, 600 - left))
+        assert 0 < left < 600
+
+
 def test_chunks_that_do_not_fit_the_model(store: SqliteStore, embedder: Embedder, settings: KnowledgeSettings) -> None:
     with pytest.raises(SettingsError, match="KNOWLEDGE_CHUNK_TOKENS=600 is not valid; allowed: up to 504"):
         Indexer(store, embedder, replace(settings, chunk_tokens=600))
 
 
 def test_ten_thousand_small_files(indexer: Indexer, store: SqliteStore, folder: Path) -> None:
+    """The walk and the records of as many files; a hundred of them have content to embed."""
     for number in range(10_000):
         put(folder / f"{number % 50}" / f"{number}.txt", f"{number}" if number % 100 == 0 else "")
     report = indexer.run()

@@ -11,11 +11,12 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import signal
 import socket
 import sys
 import time
 from importlib.util import find_spec
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import gunicorn.arbiter
@@ -46,6 +47,9 @@ EARLY_ENDINGS: Final = 3
 
 #: How many did, up to now.
 _early = 0
+
+#: A SIGTERM that comes within this many seconds after the first is the same one.
+SAME_SIGNAL_SECONDS: Final = 1.0
 
 #: glibc's number for the most heaps that threads spread over (malloc.h), and how many are enough.
 _M_ARENA_MAX: Final = -8
@@ -120,6 +124,7 @@ def before_start(arbiter: Arbiter) -> None:
     if settings.otel_exporter_otlp_endpoint and find_spec("opentelemetry.exporter") is None:
         _fail("OTEL_EXPORTER_OTLP_ENDPOINT needs the extra otel; pip install 'lucid-llm[otel]', or unset it")
     _halt_once(arbiter)
+    _force_by_second_sigterm(arbiter)
     _few_heaps()
     _open_endpoint(settings.prometheus_http_address)
 
@@ -140,6 +145,25 @@ def _halt_once(arbiter: Arbiter) -> None:
                 raise
 
     arbiter.reap_workers = reap_workers  # type: ignore[method-assign]
+
+
+def _force_by_second_sigterm(arbiter: Arbiter) -> None:
+    """Take a SIGTERM during a stop for a SIGQUIT, which ends what is under way; gunicorn takes it for nothing.
+
+    Supervisors that tell a process and then its group send two within a moment: those are one.
+    """
+    first = 0.0
+
+    def queue(sig: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if sig == signal.SIGTERM:
+            first = first or time.monotonic()
+            if time.monotonic() - first > SAME_SIGNAL_SECONDS:
+                sig = signal.SIGQUIT
+        take(sig, frame)
+
+    take = arbiter.signal
+    arbiter.signal = queue  # type: ignore[method-assign]
 
 
 def _few_heaps() -> None:

@@ -88,6 +88,7 @@ def measure(path: Path, options: argparse.Namespace, answer: Any) -> None:
     before = resident()
     started = time.perf_counter()
     store = SqliteStore(path)
+    store.recipe()  # the first use opens it and loads the vectors
     opened = time.perf_counter() - started
     for query in queries[:5]:
         store.dense(query, options.top_k, "random")

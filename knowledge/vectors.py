@@ -83,12 +83,10 @@ class Vectors:
         """Returns the vectors (file, index) that are here with their dot product with `vector` (dimensions,)."""
         files = self._file_ids[: self._n_rows]
         rows = np.flatnonzero(np.isin(files, [file_id for file_id, _ in wanted]))
-        keys = zip(files[rows].tolist(), self._indices[rows].tolist(), rows.tolist(), strict=True)
-        return [
-            Match(file_id, index, float(self._matrix[row] @ vector))
-            for file_id, index, row in keys
-            if (file_id, index) in wanted
-        ]
+        keys = files[rows] << 32 | self._indices[rows]
+        rows = rows[np.isin(keys, [file_id << 32 | index for file_id, index in wanted])]
+        scores = self._matrix[rows] @ vector
+        return [Match(int(files[i]), int(self._indices[i]), float(s)) for i, s in zip(rows, scores, strict=True)]
 
     def _close_gaps(self) -> None:
         """Moves the rows that are left together, within the memory that they have."""

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from knowledge.sqlite_store import SqliteStore
 from knowledge.store import Document, FileRecord, Hit, Recipe, StoreBusyError, StoreError, StoreMismatchError
+from knowledge.vectors import Vectors
 from llama_native.arrays import Floats
 from tests.knowledge.stores import RECIPE, document, found, vectors, write
 
@@ -145,6 +146,21 @@ def test_another_models_vectors_are_never_compared(store: SqliteStore) -> None:
     with store.writing():
         store.reset(Recipe("other", "other", 4, 200, 20, "", 1))
     assert store.dense(np.array([1, 0, 0, 0], np.float32), 5, "other") == []
+
+
+def test_a_file_for_which_there_was_no_memory_is_loaded_later(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Vectors, _n: int) -> None:
+        raise MemoryError
+
+    added = document("a", ["text"])
+    assert nearest(store, added.vectors[0]) == []
+    write(store, added)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Vectors, "reserve", full)
+        nearest(store, added.vectors[0])
+    assert nearest(store, added.vectors[0]) == [("a", 0)]
 
 
 def test_one_writer(store: SqliteStore, path: Path) -> None:

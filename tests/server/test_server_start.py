@@ -103,15 +103,35 @@ def test_a_broken_model_file_ends_the_process(launch: Launch, tmp_path: Path, si
     assert "Traceback" not in server.output
 
 
+#: gunicorn's settings of this server, whose workers end together.
+TOGETHER = """
+import os
+import time
+from pathlib import Path
+
+from server.gunicorn_settings import *
+
+workers = 2
+
+def worker_exit(server, worker):
+    folder = Path({folder!r})
+    (folder / str(os.getpid())).touch()
+    while len(list(folder.iterdir())) < workers:
+        time.sleep(0.01)
+"""
+
+
 def test_a_broken_model_file_ends_several_workers(launch: Launch, tmp_path: Path) -> None:
-    """Each of them exits with the code at which gunicorn halts, also while it halts already."""
-    path = tmp_path / "broken.gguf"
+    """Each of them exits with the code at which gunicorn halts, the second one while it halts already."""
+    path, settings, folder = tmp_path / "broken.gguf", tmp_path / "settings.py", tmp_path / "ended"
     path.write_bytes(b"GGUF")
-    server = launch(*GUNICORN, "-c", "server/gunicorn_settings.py", "--workers", "4", MODEL_PATH=str(path))
+    folder.mkdir()
+    settings.write_text(TOGETHER.format(folder=str(folder)))
+    server = launch(*GUNICORN, "-c", str(settings), "--pythonpath", ".", MODEL_PATH=str(path))
     assert server.wait_exit() == 3
     assert "Traceback" not in server.output
     lines = [line for line in server.output.splitlines() if " server: cannot load " in line]
-    assert 1 <= len(lines) <= 4
+    assert len(lines) == 2
     assert not list(Path("/dev/shm").glob(f"lucid-llm-metrics.{server.process.pid}.*"))  # the end was an orderly one
 
 

@@ -161,6 +161,21 @@ class Worker(ThreadWorker):
         else:
             self.worker_connections = min(self._most_connections, self.worker_connections + 1)
 
+    def set_accept_enabled(self, enabled: bool | None) -> None:
+        """Begin or cease to take connections. A worker that ends takes those that the system has made, and lets go.
+
+        gunicorn would keep the port open until the last answer is out, and then reset who had connected meanwhile.
+        """
+        super().set_accept_enabled(enabled)
+        if enabled or self.alive:
+            return
+        for listener in self.sockets:
+            before = -1
+            while self.nr_conns > before:
+                before = self.nr_conns
+                self.accept(listener)
+            listener.close()
+
     def _limit_connections(self) -> None:
         """Let connections take neither all file descriptors nor much of the kernel's memory."""
         listener: Any

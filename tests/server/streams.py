@@ -7,8 +7,8 @@ from typing import Self
 
 from server_process import PATIENCE, eventually, user
 
-#: How a request ended: "whole"; with an "error event"; "broken off" in the stream; "refused" with a 503; "unreachable",
-#: without an answer. Anything else says what came.
+#: How a request ended: "whole"; with an "error event"; "broken off" in the stream; "refused" with a 503; "dropped", its
+#: connection made and no answer given; "unreachable", its connection refused. Anything else says what came.
 Outcome = str
 
 
@@ -17,6 +17,10 @@ def ask(port: int, max_tokens: int) -> Outcome:
     body = json.dumps({"messages": user("Count."), "max_tokens": max_tokens, "stream": True, "ignore_eos": True})
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     status, data = 0, b""
+    try:
+        connection.connect()
+    except ConnectionRefusedError:
+        return "unreachable"
     try:
         connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -30,7 +34,7 @@ def ask(port: int, max_tokens: int) -> Outcome:
     finally:
         connection.close()
     if status == 0:
-        return "unreachable"
+        return "dropped"
     if status != 200:
         return "refused" if status == 503 and b'"error"' in data else f"{status} {data[:200]!r}"
     if data.endswith(b"data: [DONE]\n\n"):
@@ -67,5 +71,5 @@ class Streams:
         while not self._stop.is_set():
             outcome = ask(port, max_tokens)
             self.outcomes.append(outcome)
-            if outcome in ("refused", "unreachable"):
+            if outcome in ("refused", "dropped", "unreachable"):
                 self._stop.wait(0.05)

@@ -1,7 +1,6 @@
 """Documents in the server: answers from them, citations, the routes, and what happens without them."""
 
 import contextlib
-import json
 import os
 import shutil
 import sqlite3
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from books import Books
 from browser import Visit
 from playwright.sync_api import Browser
 from server_process import MODEL, ROOT, ServerProcess, eventually
@@ -382,15 +382,16 @@ def test_two_servers_share_a_database_that_goes_away_and_comes_back(
     scratch = tempfile.TemporaryDirectory(prefix="postgres-")
     database = get_server(Path(scratch.name) / "data", cleanup_mode="delete")
     try:
-        servers = [launch(**variables(folder, KNOWLEDGE_URL=database.get_uri())) for _ in range(2)]
+        servers = [launch(**variables(folder, KNOWLEDGE_URL=database.get_uri(), HTTP_WORKERS="4")) for _ in range(2)]
         for server in servers:
             server.wait_ready()
         for server in servers:
             eventually(lambda server=server: indexed(server), "the documents are indexed")
             assert server.chat(QUESTION, max_tokens=4).json["citations"][0]["file"].endswith(".txt")
+        books = [Books(server) for server in servers]
         database.stop()
         for server in servers:
-            degraded = server.chat("Hi", max_tokens=4)
+            degraded = server.chat("Hi", max_tokens=4, ignore_eos=True)
             assert degraded.status == 200 and degraded.json["citations"] == []
             for refused in (
                 server.chat("Hi", max_tokens=4, knowledge=True),
@@ -399,8 +400,10 @@ def test_two_servers_share_a_database_that_goes_away_and_comes_back(
             ):
                 assert refused.status == 503 and refused.error["code"] == "knowledge_unavailable"
         database.ensure_postgres_running()
-        for server in servers:
-            assert json.loads(server.chat(QUESTION, max_tokens=4).body)["citations"]
+        for server, book in zip(servers, books, strict=True):
+            assert server.chat(QUESTION, max_tokens=4, ignore_eos=True).json["citations"]
+            book.expect(("200", "length", 2), ("503", "none", 1))
+            book.check()
     finally:
         database.cleanup()
         scratch.cleanup()

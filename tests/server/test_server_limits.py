@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from books import Books
 from server_process import PATIENCE, ServerProcess, eventually, user
 
 #: Seconds that a client has, so that a test need not wait a minute.
@@ -92,13 +93,15 @@ def test_a_reader_that_does_not_keep_up(server: ServerProcess, bytes_a_look: int
 
 
 def test_more_connections_than_files(server: ServerProcess) -> None:
+    books = Books(server)
     silent = [socket.create_connection(("127.0.0.1", server.port), PATIENCE) for _ in range(2 * FILES)]
     assert server.chat("hi", max_tokens=1).status == 200
     for sock in silent:
         sock.close()
     assert f"the limit of open files is {FILES}" in server.output
-    assert "Traceback" not in server.output
     assert server.metric("lucid_workers_lost_total") == 0
+    books.expect(("200", "length", 1))
+    books.check()
 
 
 def test_no_body_is_read_where_there_is_no_room(server: ServerProcess) -> None:

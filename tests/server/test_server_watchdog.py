@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from books import Books
 from server_process import MODEL, PATIENCE, Answer, ServerProcess, eventually
 
 from server.watchdog import Watchdog, patience
@@ -71,11 +72,11 @@ class Doomed:
         self._cause, self._done, settings = folder / "cause", folder / "done", folder / "settings.py"
         settings.write_text(SETTINGS.format(cause=str(self._cause), done=str(self._done), befall=befall))
         command = (sys.executable, "-m", "gunicorn", "-c", str(settings), "--pythonpath", ".")
-        sizes = {"MODEL_CONTEXT": "8192", "MODEL_PARALLEL": "1", "MODEL_THREADS": "2"}
+        sizes = {"MODEL_CONTEXT": "8192", "MODEL_PARALLEL": "1", "MODEL_THREADS": "2", "HTTP_WORKERS": "4"}
         self.server = launch(*command, **{**sizes, **variables})
         self.server.wait_ready()
-        assert self.server.chat("hi", max_tokens=1).status == 200
-        self.worker = self.server.worker
+        self._books = Books(self.server)  # asks for one answer
+        self.worker = self._books.worker
 
     def befall(self, sig: signal.Signals | None = None) -> tuple[bytes, Answer | None, list[bytes]]:
         """Let it happen, and then send the server a signal.
@@ -120,8 +121,16 @@ class Doomed:
             thread.join(PATIENCE)
         return data, waiting[0] if waiting else None, healths
 
+    def check_refused(self) -> None:
+        """A request is told that the next worker loads the model. To be called as soon as the first one ends."""
+        eventually(lambda: not Path(f"/proc/{self.worker}").exists(), "the worker has ended")
+        refused = self.server.chat("hi", max_tokens=1)
+        assert refused.status == 503
+        assert refused.error["code"] == "model_loading"
+        assert int(refused.headers["Retry-After"]) >= 1
+
     def check_replaced(self, cause: str) -> None:
-        """Another worker serves, the loss is counted, and so is what was counted before."""
+        """Another worker serves and holds no more than the first did; the loss is counted, so is what was before."""
         server = self.server
         eventually(lambda: server.output.count(" server: ready: ") == 2, "a second worker is ready")
         assert server.worker != self.worker
@@ -129,6 +138,7 @@ class Doomed:
         assert server.metric("lucid_workers_lost_total", cause=cause) == 1
         assert server.metric("lucid_workers_lost_total") == 1
         eventually(lambda: server.metric("lucid_requests_total", finish_reason="length") == 2, "both are counted")
+        self._books.check_successor()
         assert server.stop() == 0
 
 
@@ -170,6 +180,7 @@ def test_libllama_aborts(launch: Launch, tmp_path: Path) -> None:
     doomed = Doomed(launch, tmp_path, ABORT)
     data, _, _ = doomed.befall()
     assert b"[DONE]" not in data  # broken off: nobody was left to say why
+    doomed.check_refused()
     doomed.check_replaced("crash")
     assert "GGML_ASSERT(i01 >= 0 && i01 < ne01) failed" in doomed.server.output
     assert "was sent SIGABRT" in doomed.server.output
@@ -179,6 +190,7 @@ def test_a_worker_that_is_killed(launch: Launch, tmp_path: Path) -> None:
     doomed = Doomed(launch, tmp_path, "def befall(): os.kill(os.getpid(), signal.SIGKILL)", MODEL_THREADS="1")
     data, _, _ = doomed.befall()
     assert b"[DONE]" not in data
+    doomed.check_refused()
     doomed.check_replaced("crash")
 
 

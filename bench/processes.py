@@ -98,10 +98,14 @@ class ServerProcess:
         finally:
             connection.close()
 
+    @property
+    def log(self) -> str:
+        """What the server has written so far."""
+        return Path(self._log.name).read_text(errors="replace")
+
     def log_tail(self, lines: int = 15) -> str:
         """The last lines the server wrote."""
-        text = Path(self._log.name).read_text(errors="replace")
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(self.log.splitlines()[-lines:])
 
     def memory(self) -> Memory:
         """Resident memory of the process group now (Linux: /proc)."""

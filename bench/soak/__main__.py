@@ -21,7 +21,7 @@ from bench.processes import ServerFailedError, ServerProcess, free_port
 from bench.report import end_cleanly, fail, machine, machine_line, say, table, write_json
 from bench.servers import Common
 from bench.soak import mixed, verdicts
-from bench.soak.accounts import NeverAtRestError, Seen, at_rest, disagreements, wait_indexed
+from bench.soak.accounts import NeverAtRestError, Seen, at_rest, disagreements, logged_seconds, wait_indexed
 from bench.soak.overload import Overload
 from bench.soak.scrapes import scraping
 from bench.soak.verdicts import Verdict
@@ -88,8 +88,10 @@ def _load(server: ServerProcess, metrics_port: int, options: argparse.Namespace)
     changed = [question for question in alone if again[question] != alone[question]]
     many.wrong.extend(f"alone again: {again[question]!r} instead of {alone[question]!r}" for question in changed)
     _complain([*few.wrong, *many.wrong], [*few.hung, *many.hung], wrong)
-    results = {"few": few.as_dict(), "many": many.as_dict(), "scrapes": scrapes, "disagreements": wrong}
-    return [*verdicts.of_overload(few, many, wrong), *verdicts.of_scrapes(scrapes)], results
+    logged = logged_seconds(server.log, many.refused)
+    results = {"few": few.as_dict(), "many": many.as_dict(), "logged_refusals": logged, "scrapes": scrapes}
+    found = [*verdicts.of_overload(few, many, logged, wrong), *verdicts.of_scrapes(scrapes)]
+    return found, {**results, "disagreements": wrong}
 
 
 def _soak(server: ServerProcess, metrics_port: int, options: argparse.Namespace) -> tuple[list[Verdict], Any]:
@@ -124,6 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     metrics_port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-soak-") as folder:
         variables = {"PROMETHEUS_HTTP_ADDRESS": f"127.0.0.1:{metrics_port}", "QUEUE_LIMIT": str(options.slots)}
+        if options.run == "load":
+            variables["LOG_FORMAT"] = "json"
         if options.run == "soak":
             variables |= {
                 "KNOWLEDGE_MODE": "hybrid",

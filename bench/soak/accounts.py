@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,15 @@ def at_rest(port: int, metrics_port: int) -> Accounts:
             elif found.name == "lucid_generated_tokens_total":
                 tokens += found.value
     return Accounts(totals, statuses, tokens)
+
+
+def logged_seconds(log: str, ids: Collection[str]) -> list[float]:
+    """How long the server had the requests with these X-Request-Ids, by its log (LOG_FORMAT=json).
+
+    From the end of a request's header to the last byte of its answer.
+    """
+    lines = (json.loads(line) for line in log.splitlines() if '"request_id":' in line)
+    return [float(facts["total_seconds"]) for facts in lines if facts["request_id"] in ids]
 
 
 @dataclass(slots=True)

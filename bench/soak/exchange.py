@@ -14,7 +14,7 @@ import json
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.recording import Pieces
@@ -49,12 +49,14 @@ class Response:
 class Exchange:
     """What came of a request. Times are `time.perf_counter()` seconds; `started` is before the connect.
 
+    `sent` is when the kernel had all of the request, None if it never had.
     `response` is None if none came whole, which `failure` explains, and if the client `left` on purpose. `hung`: it was
     not over within the client's patience.
     """
 
     started: float
     ended: float
+    sent: float | None = None
     pieces: Pieces = field(default_factory=list)
     response: Response | None = None
     failure: str | None = None
@@ -64,7 +66,16 @@ class Exchange:
     @property
     def seconds(self) -> float:
         """From the start to the last byte that came."""
-        return (self.pieces[-1][0] if self.pieces else self.ended) - self.started
+        return self._last - self.started
+
+    @property
+    def waited(self) -> float:
+        """From when the request was sent to the last byte that came."""
+        return self._last - (self.started if self.sent is None else self.sent)
+
+    @property
+    def _last(self) -> float:
+        return self.pieces[-1][0] if self.pieces else self.ended
 
 
 def post(address: tuple[str, int], path: str, body: object, request_id: str, method: str = "POST") -> bytes:
@@ -84,31 +95,36 @@ def post(address: tuple[str, int], path: str, body: object, request_id: str, met
 async def exchange(address: tuple[str, int], request: bytes, patience: float, leave: Leave | None = None) -> Exchange:
     """Send `request`, read until the server closes, for at most `patience` seconds. Never raises for what happens."""
     pieces: Pieces = []
+    times: list[float] = []
     started = time.perf_counter()
     failure, hung, left = None, False, leave is not None
     try:
         async with asyncio.timeout(patience):
-            await _talk(address, request, pieces, leave)
+            await _talk(address, request, pieces, times, leave)
     except TimeoutError:
         failure, hung, left = f"not over after {patience:g} s", True, False
     except OSError as error:
         failure = f"connection lost: {error}"
-    ended = time.perf_counter()
+    found = Exchange(started, time.perf_counter(), times[0] if times else None, pieces)
     if left or failure:
-        return Exchange(started, ended, pieces, failure=failure, hung=hung, left=left)
+        return replace(found, failure=failure, hung=hung, left=left)
     try:
-        return Exchange(started, ended, pieces, _parse(b"".join(data for _, data in pieces)))
+        return replace(found, response=_parse(b"".join(data for _, data in pieces)))
     except (http.client.HTTPException, ValueError) as error:
-        return Exchange(started, ended, pieces, failure=f"no whole response: {type(error).__name__} {error}")
+        return replace(found, failure=f"no whole response: {type(error).__name__} {error}")
 
 
-async def _talk(address: tuple[str, int], request: bytes, pieces: Pieces, leave: Leave | None) -> None:
+async def _talk(
+    address: tuple[str, int], request: bytes, pieces: Pieces, times: list[float], leave: Leave | None
+) -> None:
+    """Fill `pieces` with what comes, and `times` with when the request was sent."""
     reader, writer = await asyncio.open_connection(*address)
     connection: socket.socket = writer.get_extra_info("socket")
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         writer.write(request if leave is None else request[: int(leave.share * len(request))])
         await writer.drain()
+        times.append(time.perf_counter())
         if leave is None:
             await _receive(reader, pieces)
             return

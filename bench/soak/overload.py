@@ -26,18 +26,27 @@ KNOWN = 8
 KNOWN_TOKENS = 16
 KNOWN_EVERY = 4
 
+#: How often it is measured how late this process notices what has happened, in seconds.
+LATENESS_EVERY = 0.02
+
 
 @dataclass(slots=True)
 class Tally:
-    """What a number of clients met. Times in seconds; `ids` are those of the answers.
+    """What a number of clients met. Times in seconds; `ids` are those of the answers, `refused` are X-Request-Ids.
 
+    `refusals`: from when a request was sent to the last byte of its refusal. `connects`: of those requests, from before
+    the connection until then, in which the server has no part. `lateness`: samples of how long after an event this
+    process noticed it, as all clients share one thread; on a busy machine that is in the other times too.
     `same` of the `known` answers were what the server says alone. `late` requests were accepted and then refused.
     """
 
     clients: int
     seconds: float
     ttft: list[float] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
     refusals: list[float] = field(default_factory=list)
+    connects: list[float] = field(default_factory=list)
+    lateness: list[float] = field(default_factory=list)
     retry_after: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     hung: list[str] = field(default_factory=list)
@@ -54,6 +63,8 @@ class Tally:
             "seconds": self.seconds,
             "ttft": self.ttft,
             "refusals": self.refusals,
+            "connects": self.connects,
+            "lateness": self.lateness,
             "retry_after": self.retry_after,
             "wrong": self.wrong,
             "hung": self.hung,
@@ -100,6 +111,7 @@ class Overload:
             async with asyncio.TaskGroup() as group:
                 for number in range(tally.clients):
                     group.create_task(self._client(tally, until, Random(f"{number}/waits")))
+                group.create_task(_watch_lateness(tally, until))
                 begin = time.perf_counter()
                 while time.perf_counter() < until:
                     await asyncio.sleep(0.5)
@@ -122,7 +134,9 @@ class Overload:
                     tally.late += 1
                     tally.seen.open_generations += 1
                 else:
-                    tally.refusals.append(found.seconds)
+                    tally.refused.add(ask.code)
+                    tally.refusals.append(found.waited)
+                    tally.connects.append(found.seconds - found.waited)
                     tally.retry_after.append(outcome.retry_after)
                 wait = outcome.retry_after * (1 + random.random())
                 await asyncio.sleep(min(wait, max(0.0, until - time.perf_counter())))
@@ -168,3 +182,10 @@ class Overload:
             return None
 
         return Ask("known question", code, post(self._address, CHAT, asked, code), check, text=question)
+
+
+async def _watch_lateness(tally: Tally, until: float) -> None:
+    """Sample how much later than asked for a timer of this process's event loop goes off."""
+    while (begin := time.perf_counter()) < until:
+        await asyncio.sleep(LATENESS_EVERY)
+        tally.lateness.append(time.perf_counter() - begin - LATENESS_EVERY)

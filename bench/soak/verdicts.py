@@ -56,20 +56,33 @@ def _none(figure: str, found: Sequence[str]) -> Verdict:
     return Verdict(figure, len(found), "0", not found)
 
 
-def of_overload(few: overload.Tally, many: overload.Tally, disagreements: Sequence[str]) -> Iterator[Verdict]:
-    """The figures of an overload, judged against those of a few clients of the same run."""
+def of_overload(
+    few: overload.Tally, many: overload.Tally, logged: Sequence[float], disagreements: Sequence[str]
+) -> Iterator[Verdict]:
+    """The figures of an overload, judged against those of a few clients of the same run.
+
+    `logged`: how long the server had each request that it refused, in seconds, by its own log.
+    """
     yield Verdict("requests answered", len(many.ids))
     yield _none("wrong answers", [*few.wrong, *many.wrong])
     yield _none("hangs", [*few.hung, *many.hung])
     yield Verdict("free answers the same as alone", f"{few.same + many.same} of {few.known + many.known}")
-    yield Verdict("requests refused", len(many.refusals))
+    yield Verdict("requests refused", len(many.refusals), ">= 1", bool(many.refusals))
     yield Verdict("accepted, then refused after QUEUE_TIMEOUT", many.late, "0", not many.late)
-    if many.refusals:
-        yield Verdict("refused after ms, p50", 1e3 * quantile(many.refusals, 0.5))
-        yield _at_most("refused after ms, p95", 1e3 * quantile(many.refusals, 0.95), 1e3 * REFUSAL)
-        yield Verdict("refused after ms, p99", 1e3 * quantile(many.refusals, 0.99))
-        yield Verdict("refused after ms, longest", 1e3 * max(many.refusals))
-        yield Verdict("Retry-After s, p50", quantile(many.retry_after, 0.5))
+    for share in (0.5, 0.95, 0.99):
+        figure, value = f"refused after ms, p{100 * share:g}", 1e3 * quantile(many.refusals, share)
+        yield _at_most(figure, value, 1e3 * REFUSAL) if share == 0.95 else Verdict(figure, value)
+    yield Verdict("refused after ms, longest", 1e3 * max(many.refusals, default=float("nan")))
+    within = [seconds for seconds in many.refusals if seconds <= REFUSAL]
+    yield Verdict(f"refused within {1e3 * REFUSAL:g} ms", f"{len(within)} of {len(many.refusals)}")
+    for what, times in (
+        ("the server's own part", logged),
+        ("the client's, to connect and send", many.connects),
+        ("the client's, to notice", many.lateness),
+    ):
+        shown = " / ".join(f"{1e3 * quantile(times, share):.1f}" for share in (0.5, 0.95))
+        yield Verdict(f"  {what}, ms, p50 / p95", shown)
+    yield Verdict("Retry-After s, p50", quantile(many.retry_after, 0.5))
     base, loaded = quantile(few.ttft, 0.95), quantile(many.ttft, 0.95)
     yield Verdict(f"p95 TTFT s, {few.clients} clients", base)
     yield Verdict(f"p95 TTFT s, {many.clients} clients", loaded)

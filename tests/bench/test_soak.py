@@ -20,8 +20,9 @@ from bench.soak.accounts import Accounts, Seen, disagreements
 from bench.soak.asks import Ask, coded_stream, judge, new_code
 from bench.soak.exchange import Exchange, Leave, exchange
 from bench.soak.mixed import Tally
+from bench.soak.overload import Tally as OverloadTally
 from bench.soak.samples import Sample
-from bench.soak.verdicts import missed, of_scrapes, of_soak
+from bench.soak.verdicts import missed, of_overload, of_scrapes, of_soak
 
 
 def run(root: Path, target: Path, *arguments: str) -> dict[str, Any]:
@@ -47,8 +48,13 @@ def test_load(root: Path, tmp_path: Path) -> None:
         assert (tally["wrong"], tally["hung"]) == ([], [])
         assert tally["answered"] >= tally["clients"] // 4
     assert found["few"]["refusals"] == []
-    assert len(found["many"]["refusals"]) == len(found["many"]["retry_after"]) > 0
     assert found["scrapes"] and None not in found["scrapes"]  # None: one without an answer
+    many = found["many"]
+    assert (
+        len(many["refusals"]) == len(many["retry_after"]) == len(many["connects"]) == len(found["logged_refusals"]) > 0
+    )
+    assert min(many["refusals"] + found["logged_refusals"]) > 0
+    assert many["lateness"]
 
 
 def test_soak(root: Path, tmp_path: Path) -> None:
@@ -100,6 +106,17 @@ def test_scrapes_that_are_late_or_not_answered_are_seen() -> None:
     for late in ([0.2, 0.2], [math.inf]):
         assert missed(list(of_scrapes([0.01] * 98 + late)))
     assert missed(list(of_scrapes([])))
+
+
+def overloaded(*refusals: float) -> OverloadTally:
+    return OverloadTally(200, 60.0, ttft=[0.2], refusals=list(refusals), retry_after=[1.0 for _ in refusals])
+
+
+@pytest.mark.parametrize(("refusals", "failed"), [((0.02, 0.03), None), ((0.02, 0.3), "p95"), ((), "requests refused")])
+def test_refusals_that_are_late_or_missing_are_seen(refusals: tuple[float, ...], failed: str | None) -> None:
+    found = [it for it in of_overload(overloaded(), overloaded(*refusals), [0.01], []) if it.met is False]
+    assert bool(found) is (failed is not None)
+    assert failed is None or any(failed in it.figure for it in found)
 
 
 @pytest.mark.parametrize("figure", ["rss", "descriptors", "threads"])

@@ -87,6 +87,15 @@ def test_joules_per_token_are_those_of_all_workers_by_all_their_tokens() -> None
         folder.remove()
 
 
+def test_a_server_of_one_node_takes_the_cores_it_is_given(launch: Callable[..., ServerProcess]) -> None:
+    """As in one server for each NUMA node; here a node has one core."""
+    core = str(min(os.sched_getaffinity(0)))
+    server = launch("taskset", "--cpu-list", core, sys.executable, "-m", "server", MODEL_THREADS="")
+    server.wait_ready()
+    assert server.get("/v1/engine").json["plan"]["threads"] == 1
+    assert server.chat("Hi", max_tokens=4).status == 200
+
+
 def test_what_a_killed_server_left_is_removed_and_nothing_else() -> None:
     program = "from server.metrics_sum import Folder; print(Folder().path, flush=True); input()"
     command = (sys.executable, "-c", program)

@@ -19,7 +19,7 @@ def shapes(count: int) -> list[dict[str, Any]]:
     return [
         {
             "messages": f"{'word ' * (1 + 4 * (number % 3))}{number % 7}",
-            "max_tokens": (1, 2, 3, 6)[number % 4],
+            "max_tokens": (1, 1, 2, 3)[number % 4],
             "stream": number % 2 == 0,
             "ignore_eos": True,
             "cache_prompt": number % 10 != 0,

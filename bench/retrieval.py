@@ -9,7 +9,7 @@ The defaults were chosen on the first 40 documents of each kind; these are left 
 is on others. Differences are paired by question, with 95% bootstrap intervals. Bars, on the means: the default is at
 least as good as the best of dense, BM25 and their plain fusion (k = 60), and chunks beat cut-off documents.
 
-Then the threshold: the best cosine of these questions, and of questions that the corpus cannot answer.
+Then the threshold: the best similarity of these questions, and of questions that the corpus cannot answer.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ WHOLE: Final = "dense over whole documents, cut off"
 SEARCHES: Final[Mapping[str, Search]] = {
     DEFAULT: Search(),
     "the default without threshold": Search(threshold=-1),
-    "RRF, k 10, equal weights": Search("hybrid", -1, Fusion(k=10, lexical_weight=1)),
-    "RRF, k 10, dense 0.7": Search("hybrid", -1, Fusion(k=10, lexical_weight=3 / 7)),
+    "RRF, k 5, equal weights": Search("hybrid", -1, Fusion(k=5, lexical_weight=1)),
+    "RRF, k 10, words count half": Search("hybrid", -1, Fusion(k=10, lexical_weight=0.5)),
     PLAIN: Search("hybrid", -1, Fusion(k=60, lexical_weight=1)),
     DENSE: Search("dense", -1),
     LEXICAL: Search("lexical"),
@@ -197,7 +197,7 @@ class Evaluation:
 
     :ivar scores: nDCG@10 by search, one of each question.
     :ivar groups: which questions (n,) belong to each kind of document, and to those that were cut off.
-    :ivar answerable, unanswerable: the best cosine of each question, and of each that has no answer.
+    :ivar answerable, unanswerable: the best similarity of each question, and of each that has no answer.
     """
 
     scores: dict[str, Scores]

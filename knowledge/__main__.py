@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("query", help="what to look for, in plain words")
     search.add_argument("--top-k", metavar="N", help="how many chunks (KNOWLEDGE_TOP_K)")
     search.add_argument("--mode", choices=MODES, help="how to search (KNOWLEDGE_MODE)")
-    search.add_argument("--threshold", metavar="X", help="least cosine similarity (KNOWLEDGE_THRESHOLD)")
+    search.add_argument("--threshold", metavar="X", help="least similarity (KNOWLEDGE_THRESHOLD)")
 
     stats = commands.add_parser("stats", parents=[common], help="show what the store holds")
     stats.add_argument("--files", action="store_true", help="list the files too, with the reasons of those skipped")
@@ -142,6 +142,7 @@ def _stats(settings: KnowledgeSettings, options: argparse.Namespace) -> int:
     print(f"chunks      {stats.n_chunks}, {stats.n_tokens} tokens")
     print(f"model       {recipe.model}, {recipe.dimensions} dimensions")
     print(f"chunking    up to {recipe.chunk_tokens} tokens, {recipe.chunk_overlap} shared")
+    print(f"vectors     {recipe.document_weight:g} of a chunk's is its document's beginning")
     if options.files:
         for name, record in sorted(files.items()):
             print(f"{record.n_chunks:6} {name}" + (f"  (skipped: {record.skipped})" if record.skipped else ""))

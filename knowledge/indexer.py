@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from knowledge.chunking import Chunker
 from knowledge.embedder import Embedder
+from knowledge.in_document import in_document
 from knowledge.readers import READER_VERSION, SkippedError, read
 from knowledge.settings import KnowledgeSettings
 from knowledge.store import Chunk, Document, FileRecord, Recipe, Store, StoreTakenError
@@ -127,6 +128,7 @@ class Indexer:
             chunk_overlap=settings.chunk_overlap,
             document_prefix=self._prefix,
             reader=READER_VERSION,
+            document_weight=settings.document_weight,
         )
         """How this indexer makes vectors."""
         self._was_ours = False
@@ -246,7 +248,9 @@ class Indexer:
         documents, first = [], 0
         for ready in group:
             last = first + len(ready.chunks)
-            documents.append(Document(ready.record, ready.chunks, vectors[first:last]))
+            documents.append(
+                Document(ready.record, ready.chunks, in_document(vectors[first:last], self.recipe.document_weight))
+            )
             first = last
         self._store.replace(documents)
 

@@ -194,7 +194,7 @@ class PostgresStore:
             return {row[0]: FileRecord(*row) for row in rows}
 
     def dense(self, vector: Floats, limit: int, fingerprint: str) -> list[Hit]:
-        """Returns the chunks nearest to `vector` (dimensions,) by cosine similarity, best first.
+        """Returns the chunks nearest to `vector` (dimensions,) by their dot product with it, best first.
 
         With the index this is approximate: 97% of the best 10 at 100,000 chunks (`bench.knowledge_postgres`).
         """
@@ -208,7 +208,7 @@ class PostgresStore:
         return hits
 
     def compare(self, vector: Floats, hits: Sequence[Hit], fingerprint: str) -> list[Hit]:
-        """Returns those of `hits` that are still there, in their order, with their cosine similarity to `vector`."""
+        """Returns those of `hits` that are still there, in their order, with their dot product with `vector`."""
         files, indices = [hit.file for hit in hits], [hit.chunk.index for hit in hits]
         values = {"vector": Vector(vector), "fingerprint": fingerprint, "files": files, "indices": indices}
         with self._reading() as connection:

@@ -49,8 +49,7 @@ CREATE: Final[tuple[LiteralString, ...]] = (
     'CREATE TABLE word (word text COLLATE "C" PRIMARY KEY, n bigint NOT NULL)',
 )
 
-#: The index of vectors: the type it holds, that type's name, m and ef_construction. Vectors have length 1, so the inner
-#: product orders as the cosine does.
+#: The index of vectors: the type it holds, that type's name, m and ef_construction.
 CREATE_HNSW: Final[LiteralString] = (
     "CREATE INDEX chunk_vector ON chunk USING hnsw ((vector::{}) {}_ip_ops) WITH (m = {}, ef_construction = {})"
 )

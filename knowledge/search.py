@@ -24,8 +24,8 @@ class Fusion:
     :ivar candidates: how many hits of each ranking take part, at least.
     """
 
-    k: float = 10.0
-    lexical_weight: float = 2 / 3
+    k: float = 5.0
+    lexical_weight: float = 0.5
     candidates: int = 50
 
 
@@ -43,7 +43,7 @@ def find(
     """Returns the `top_k` best chunks for a query, best first.
 
     :param vector: the query's vector, of the embedding model with this `fingerprint`; None is enough for "lexical".
-    :param threshold: least cosine similarity, for "dense" and "hybrid", there of chunks found by words alone, too.
+    :param threshold: least similarity, for "dense" and "hybrid", there of chunks found by words alone, too.
     :raises StoreError: as the store does.
     """
     if mode == "lexical":

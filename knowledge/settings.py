@@ -6,6 +6,7 @@ The server reads the same variables in its own configuration and passes them her
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,11 +35,12 @@ class KnowledgeSettings:
     :ivar url: where the store is: `postgresql://...`, or the path of an SQLite file; "" is a file in the user's data
         folder, one for each data folder.
     :ivar top_k: chunks that a search gives.
-    :ivar threshold: least cosine similarity of a hit, for modes dense and hybrid.
+    :ivar threshold: least similarity of a hit, for modes dense and hybrid.
     :ivar mode: how to search.
     :ivar chunk_tokens: most tokens of a chunk, as the embedding model counts.
     :ivar chunk_overlap: most tokens that neighbouring chunks share.
     :ivar watch: follow changes of the folder while a server runs.
+    :ivar document_weight: share of its document's beginning in what a chunk is found by (`knowledge.in_document`).
     :ivar file_bytes: larger files are skipped with a warning.
     :ivar query_prefix, document_prefix: put before texts for the embedding model; None takes the model family's.
     :ivar threads: threads that embed; 0 means one per available CPU.
@@ -53,6 +55,7 @@ class KnowledgeSettings:
     mode: Mode = "hybrid"
     chunk_tokens: int = 200
     chunk_overlap: int = CHUNK_OVERLAP
+    document_weight: float = 0.35
     watch: bool = True
     file_bytes: int = 32 << 20
     query_prefix: str | None = None
@@ -121,29 +124,33 @@ def from_environment(environ: Mapping[str, str]) -> KnowledgeSettings:
             raise SettingsError(f"{name}={value!r} is not valid; allowed: a whole number, at least {least}")
         return int(value)
 
+    def fraction(name: str, otherwise: float, least: float) -> float:
+        value = text(name, str(otherwise))
+        try:
+            result = float(value)
+        except ValueError:
+            result = math.nan
+        if not least <= result <= 1:
+            raise SettingsError(f"{name}={value!r} is not valid; allowed: a number from {least:g} to 1")
+        return result
+
     mode = text("KNOWLEDGE_MODE", default.mode).lower()
     if mode == "off":  # says what a server does, not the command line
         mode = default.mode
     chosen = next((known for known in MODES if known == mode), None)
     if chosen is None:
         raise SettingsError(f"KNOWLEDGE_MODE={mode!r} is not valid; allowed: {', '.join(MODES)}")
-    threshold = text("KNOWLEDGE_THRESHOLD", str(default.threshold))
-    try:
-        least = float(threshold)
-    except ValueError:
-        least = 2.0
-    if not -1 <= least <= 1:
-        raise SettingsError(f"KNOWLEDGE_THRESHOLD={threshold!r} is not valid; allowed: a number from -1 to 1")
     chunk_tokens = number("KNOWLEDGE_CHUNK_TOKENS", default.chunk_tokens)
     return KnowledgeSettings(
         data_path=Path(text("DATA_PATH", str(default.data_path))),
         embedding_model=Path(text("EMBEDDING_MODEL", str(default.embedding_model))),
         url=text("KNOWLEDGE_URL", default.url),
         top_k=number("KNOWLEDGE_TOP_K", default.top_k, 1),
-        threshold=least,
+        threshold=fraction("KNOWLEDGE_THRESHOLD", default.threshold, -1),
         mode=chosen,
         chunk_tokens=chunk_tokens,
         chunk_overlap=number("KNOWLEDGE_CHUNK_OVERLAP", usual_overlap(chunk_tokens)),
+        document_weight=fraction("KNOWLEDGE_DOCUMENT_WEIGHT", default.document_weight, 0),
         file_bytes=number("KNOWLEDGE_FILE_BYTES", default.file_bytes, 1),
         query_prefix=prefix(environ.get("KNOWLEDGE_QUERY_PREFIX")),
         document_prefix=prefix(environ.get("KNOWLEDGE_DOCUMENT_PREFIX")),

@@ -41,6 +41,7 @@ class Recipe:
     :ivar chunk_tokens: most tokens of a chunk, as the embedding model counts, without prefix and special tokens.
     :ivar chunk_overlap: most tokens that neighbouring chunks share.
     :ivar document_prefix: what was put before the text of a chunk when it was embedded.
+    :ivar document_weight: share of its document's beginning in a chunk's vector (`knowledge.in_document`).
     :ivar reader: version of the code that turns files into chunks.
     """
 
@@ -51,6 +52,7 @@ class Recipe:
     chunk_overlap: int
     document_prefix: str
     reader: int
+    document_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A chunk that a search found. `score` is the cosine similarity, BM25 or a fused score: larger is better."""
+    """A chunk that a search found. `score` is the similarity, BM25 or a fused score: larger is better."""
 
     file: str
     chunk: Chunk
@@ -161,7 +163,7 @@ class Store(Protocol):
         ...
 
     def dense(self, vector: Floats, limit: int, fingerprint: str) -> list[Hit]:
-        """Returns the chunks nearest to `vector` (dimensions,) by cosine similarity, best first.
+        """Returns the chunks nearest to `vector` (dimensions,) by their dot product with it, best first.
 
         :param vector: of length 1, made by the embedding model with this `fingerprint`.
         :raises StoreMismatchError: the store's vectors are another model's.
@@ -169,7 +171,7 @@ class Store(Protocol):
         ...
 
     def compare(self, vector: Floats, hits: Sequence[Hit], fingerprint: str) -> list[Hit]:
-        """Returns those of `hits` that are still there, in their order, with their cosine similarity to `vector`.
+        """Returns those of `hits` that are still there, in their order, with their dot product with `vector`.
 
         :param vector: as for `dense`.
         :raises StoreMismatchError: the store's vectors are another model's.

@@ -15,7 +15,7 @@ from llama_native.arrays import Floats
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A vector that was found: number `index` of file `file_id`, with its cosine similarity."""
+    """A vector that was found: number `index` of file `file_id`, with its dot product with what was searched for."""
 
     file_id: int
     index: int
@@ -23,7 +23,7 @@ class Match:
 
 
 class Vectors:
-    """All vectors of a store, each of length 1 with `dimensions` numbers."""
+    """All vectors of a store, each with `dimensions` numbers."""
 
     def __init__(self, dimensions: int) -> None:
         self.dimensions = dimensions

@@ -125,6 +125,14 @@ class Config:
             "Put before a document's text for the embedding model; unset: as the model's family wants.",
         ),
     ]
+    knowledge_document_weight: Annotated[
+        float,
+        Variable(
+            kinds.number(0, 1),
+            "0.35",
+            "Share of its document's beginning in what a chunk is found by; 0: a chunk counts by itself.",
+        ),
+    ]
     knowledge_file_bytes: Annotated[
         int, Variable(kinds.integer(1), "33554432", "Larger documents are skipped, with a warning.")
     ]
@@ -154,7 +162,7 @@ class Config:
     ]
     knowledge_threshold: Annotated[
         float,
-        Variable(kinds.number(-1, 1), "0.3", "Least cosine similarity of a passage to the question."),
+        Variable(kinds.number(-1, 1), "0.3", "Least similarity of a passage to the question."),
     ]
     knowledge_top_k: Annotated[int, Variable(kinds.integer(1, 100), "3", "Most passages for one question.")]
     knowledge_url: Annotated[

@@ -61,6 +61,7 @@ def _settings(config: Config) -> KnowledgeSettings:
         mode=cast(Mode, config.knowledge_mode),
         chunk_tokens=config.knowledge_chunk_tokens,
         chunk_overlap=usual_overlap(config.knowledge_chunk_tokens) if overlap is None else overlap,
+        document_weight=config.knowledge_document_weight,
         watch=config.knowledge_watch,
         file_bytes=config.knowledge_file_bytes,
         query_prefix=config.knowledge_query_prefix,

@@ -97,7 +97,10 @@ def test_a_change_that_keeps_size_and_time_right_after_indexing_is_seen(indexer:
     assert counts(indexer.run()) == (0, 1, 0, 0)
 
 
-def test_long_files_are_whole(indexer: Indexer, store: SqliteStore, embedder: Embedder, folder: Path) -> None:
+def test_long_files_are_whole(
+    store: SqliteStore, embedder: Embedder, settings: KnowledgeSettings, folder: Path
+) -> None:
+    indexer = Indexer(store, embedder, replace(settings, document_weight=0.0))
     text = "".join(f"Sentence {i}: {SOME}" + "\n" * (i % 3) for i in range(60))
     put(folder / "long.txt", text)
     report = indexer.run()
@@ -227,6 +230,7 @@ def test_another_model_or_chunking_indexes_anew(
     store: SqliteStore, embedder: Embedder, settings: KnowledgeSettings, folder: Path
 ) -> None:
     put(folder / "a.txt", SOME * 8)
+    settings = replace(settings, document_weight=0.0)
     assert not Indexer(store, embedder, settings).run().rebuilt
     smaller = Indexer(store, embedder, replace(settings, chunk_tokens=64, chunk_overlap=0)).run()
     assert (smaller.rebuilt, smaller.added) == (True, 1)

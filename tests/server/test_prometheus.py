@@ -60,7 +60,8 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
             scraper.start()
             end = time.monotonic() + SECONDS
             asked = [{**shape, "knowledge": False} for shape in load.shapes(25)]
-            asked.append({"messages": "Who invented the screw-printer?", "max_tokens": 2})
+            grounded = {"messages": "Who invented the screw-printer?", "max_tokens": 2}
+            asked = [grounded, *asked, grounded]  # apart: a rate needs two scrapes with different counts
             statuses = set()
             try:
                 while time.monotonic() < end:

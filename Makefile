@@ -49,7 +49,7 @@ tools: $(STAMPS)/packages  ## llama.cpp's own programs for benchmarks; prints wh
 	@PYTHON=$(BIN)/python ./build_llama.sh --tools $(LLAMA_OPTIONS)
 
 test: build models $(STAMPS)/test-packages  ## run the test suite
-	$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: build $(STAMPS)/test-packages  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -15,23 +15,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep a worker, and every server that it starts, on its share of the processors.
+    """Keep a worker, and every server that it starts, on processors of its own.
 
-    Compute threads wait for each other at every operation, so that two models with several threads on the same
-    processors would slow each other down many times.
+    Compute threads wait for each other at every operation, so that two models on the same processors would slow each
+    other down many times.
     """
     worker = getattr(config, "workerinput", None)
     if worker is None or not hasattr(os, "sched_setaffinity"):
         return
     allowed = sorted(os.sched_getaffinity(0))
-    number = int(worker["workerid"].removeprefix("gw")) % len(allowed)
-    os.sched_setaffinity(0, allowed[number :: worker["workercount"]])
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """Half as many workers again as processors, at most six: tests often wait, for a timeout or a process to end."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(6, processors + processors // 2)
+    mine = allowed[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]
+    if mine:
+        os.sched_setaffinity(0, mine)
 
 
 def _demo_model(filename: str) -> Path:

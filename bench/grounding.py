@@ -1,11 +1,12 @@
 """Grounding: how often the chat model's answer contains the fact that stands in the retrieved passages.
 
 The facts are invented (`grounding_facts.json`: small documents, four questions each), so that no model can know them.
-Documents are indexed and searched as the server does; prompts are made by the server's own code; answers are greedy.
-An answer counts if it contains one of the accepted spellings as whole words. Compared: wordings and places of the
-passages, how many of them, and in which order; and retrieval off.
+Answers are greedy; one counts if it contains one of the accepted spellings as whole words. The default, and retrieval
+off, are what a server answers over HTTP. Compared with it, in this process with the server's prompt builder: wordings
+and places of the passages, how many of them, and in which order.
 
-`--half a` takes every other document. The default was chosen on half a; half b had no part in that.
+`--half a` takes every other document. The default was chosen on half a; half b had no part in that. With
+`--right-document`, as then, no search is involved: the only passage is the document that has the answer.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ import json
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import server.grounding
-from bench.report import end_cleanly, fail, machine, machine_line, progress, table, write_json
+from bench.grounding_server import GroundedServer
+from bench.processes import ServerFailedError
+from bench.report import end_cleanly, fail, machine, machine_line, progress, say, table, write_json
 from engine import Engine, EngineSettings, Request, SamplingParams, Timings
 from knowledge.knowledge import Knowledge
 from knowledge.settings import KnowledgeSettings
-from knowledge.store import Hit
+from knowledge.store import Chunk, Hit
 from llama_native import LlamaError, Model, available_cpus
 from server.config import variables
 from server.prompt import Grounds, PromptBuilder
@@ -114,9 +116,28 @@ class Case:
     """One row: a wording, how many passages, their order ("file", "best first", "best last")."""
 
     name: str
-    wording: Wording | None
+    wording: Wording
     top_k: int
     order: str = "file"
+
+
+#: What the server is asked for; `True`: with documents.
+SERVED: dict[str, bool] = {"retrieval off": False, "the default": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A row: the answers in the order of the questions, which are right, and the prompts' mean length."""
+
+    name: str
+    answers: list[str]
+    right: list[bool]
+    prompt_tokens: float
+
+    @property
+    def share(self) -> float:
+        """The share of right answers."""
+        return sum(self.right) / len(self.right)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,17 +215,17 @@ def questions(half: str) -> tuple[list[dict[str, Any]], list[Question]]:
 
 
 def cases(only: str, top_k: int) -> list[Case]:
-    """What to compare: all wordings with the default number of passages, then numbers and orders for the default."""
+    """What to compare: all wordings with the default number of passages, then numbers and orders for the default's."""
     default = default_wording()
-    found = [Case("retrieval off", None, 0), Case("the default", default, top_k)]
+    found = [Case("the default's wording", default, top_k)]
     found += [Case(name, wording, top_k) for name, wording in WORDINGS.items()]
-    found += [Case(f"the default, up to {k} passages", default, k) for k in (1, 2, 4, 8) if k != top_k]
-    found += [Case(f"the default, {order}", default, top_k, order) for order in ("best first", "best last")]
+    found += [Case(f"the default's wording, up to {k} passages", default, k) for k in (1, 2, 4, 8) if k != top_k]
+    found += [Case(f"the default's wording, {order}", default, top_k, order) for order in ("best first", "best last")]
     return [case for case in found if re.search(only, case.name)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ask every question in every case; exit code 1 when the default or retrieval off misses its bar."""
+    """Ask every question in every case; exit code 1 when what the server answers misses a bar."""
     end_cleanly()
     top_k, threshold = (variables()[name].default for name in ("KNOWLEDGE_TOP_K", "KNOWLEDGE_THRESHOLD"))
     parser = argparse.ArgumentParser(prog="python -m bench.grounding", description=__doc__)
@@ -214,80 +235,110 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name it matches (all)")
     parser.add_argument("--top-k", type=int, default=int(top_k), help="passages (%(default)s)")
     parser.add_argument("--threshold", type=float, default=float(threshold), help="least cosine (%(default)s)")
+    parser.add_argument("--right-document", action="store_true", help="no search: the right document, and no server")
     parser.add_argument("--max-tokens", type=int, default=128, help="longest answer (%(default)s)")
     parser.add_argument("--threads", type=int, default=available_cpus(), help="compute threads (all cores)")
     parser.add_argument("--json", metavar="FILE", help="write the results there, with every answer")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args(arguments)
     documents, asked = questions(options.half)
-    todo = cases(options.only, options.top_k)
-    results = []
     try:
-        with tempfile.TemporaryDirectory(prefix="lucid-grounding-") as folder:
-            hits, first = retrieve(Path(folder), documents, asked, options, max(case.top_k for case in todo))
-        asker = Asker(options.model, options.threads, options.max_tokens)
-        with progress(len(todo) * len(asked), "asking", "question") as bar:
-            for case in todo:
-                begin = time.perf_counter()
-                chats = [
-                    [Message("user", question.text)]
-                    if case.wording is None
-                    else case.wording(grounds_of(question.text, found[: case.top_k], case.order), question.text)
-                    for question, found in zip(asked, hits, strict=True)
-                ]
-                answers, prompt_tokens = asker.ask(chats, bar)
-                right = [question.answered_by(answer) for question, answer in zip(asked, answers, strict=True)]
-                results.append(
-                    {
-                        "name": case.name,
-                        "share": sum(right) / len(right),
-                        "prompt_tokens": prompt_tokens / len(asked),
-                        "seconds": time.perf_counter() - begin,
-                        "answers": [
-                            {"question": question.text, "answer": answer, "right": ok}
-                            for question, answer, ok in zip(asked, answers, right, strict=True)
-                        ],
-                    }
-                )
-        asker.close()
-    except LlamaError as error:
+        with tempfile.TemporaryDirectory(prefix="lucid-grounding-") as name:
+            folder = Path(name)
+            write(folder, documents)
+            served = [] if options.right_document else serve(folder, asked, options)
+            results = served + compare(folder, documents, asked, options)
+    except (LlamaError, ServerFailedError) as error:
         fail(str(error))
     print(machine_line(machine()))
-    print(
-        f"{options.model}, {len(asked)} questions, greedy, up to {options.max_tokens} tokens; "
-        f"the right document is the first passage's for {first:.0%}"
-    )
-    rows = [[result["name"], f"{result['share']:.1%}", result["prompt_tokens"]] for result in results]
+    print(f"{options.model}, {len(asked)} questions, greedy, up to {options.max_tokens} tokens")
+    rows = [[result.name, f"{result.share:.1%}", result.prompt_tokens] for result in results]
     print(table(("case", "answers with the fact", "prompt tokens"), rows, options.markdown))
     if options.json:
-        write_json(options.json, "bench.grounding", vars(options), results)
-    shares = {str(result["name"]): float(str(result["share"])) for result in results}
+        found = [{"share": result.share, "questions": [q.text for q in asked], **asdict(result)} for result in results]
+        write_json(options.json, "bench.grounding", vars(options), found)
+    shares = {result.name: result.share for result in served}
     met = shares.get("the default", 1.0) >= BAR_WITH and shares.get("retrieval off", 0.0) < BAR_WITHOUT
-    print(f"bars: >= {BAR_WITH:.0%} with retrieval, < {BAR_WITHOUT:.0%} without: {'pass' if met else 'FAIL'}")
+    if served:
+        print(f"bars: >= {BAR_WITH:.0%} with retrieval, < {BAR_WITHOUT:.0%} without: {'pass' if met else 'FAIL'}")
     return int(not met)
 
 
-def retrieve(
-    folder: Path, documents: list[dict[str, Any]], asked: Sequence[Question], options: argparse.Namespace, top_k: int
-) -> tuple[list[list[Hit]], float]:
-    """The passages for each question, best first, and the share of questions whose first passage is the right one."""
+def write(folder: Path, documents: Sequence[dict[str, Any]]) -> None:
+    """The documents below `folder`/data."""
     for document in documents:
         path = folder / "data" / document["file"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(document["text"])
+
+
+def serve(folder: Path, asked: Sequence[Question], options: argparse.Namespace) -> list[Result]:
+    """What a server of ours answers, with retrieval and without."""
+    todo = {name: grounded for name, grounded in SERVED.items() if re.search(options.only, name)}
+    if not todo:
+        return []
+    environment = {
+        "EMBEDDING_MODEL": options.embedding_model,
+        "KNOWLEDGE_TOP_K": str(options.top_k),
+        "KNOWLEDGE_THRESHOLD": str(options.threshold),
+    }
+    results = []
+    with (
+        GroundedServer(options.model, options.threads, folder, environment) as running,
+        progress(len(todo) * len(asked), "asking a server", "question") as bar,
+    ):
+        for name, grounded in todo.items():
+            replies = running.ask([question.text for question in asked], grounded, options.max_tokens, bar)
+            right = [question.answered_by(reply.text) for question, reply in zip(asked, replies, strict=True)]
+            tokens = sum(reply.prompt_tokens for reply in replies) / len(replies)
+            results.append(Result(name, [reply.text for reply in replies], right, tokens))
+            if grounded:
+                first = [reply.cited[:1] == (question.file,) for question, reply in zip(asked, replies, strict=True)]
+                say(f"the right document is cited first for {sum(first) / len(first):.0%}")
+    return results
+
+
+def compare(
+    folder: Path, documents: Sequence[dict[str, Any]], asked: Sequence[Question], options: argparse.Namespace
+) -> list[Result]:
+    """What the model answers to prompts of other wordings, numbers and orders of passages."""
+    todo = cases(options.only, options.top_k)
+    if not todo:
+        return []
+    if options.right_document:
+        texts = {document["file"]: document["text"] for document in documents}
+        whole = {file: Chunk(0, 0, len(text), 0, text) for file, text in texts.items()}
+        hits = [[Hit(question.file, whole[question.file], 1.0)] for question in asked]
+    else:
+        hits = retrieve(folder, asked, options, max(case.top_k for case in todo))
+    results = []
+    asker = Asker(options.model, options.threads, options.max_tokens)
+    with progress(len(todo) * len(asked), "asking", "question") as bar:
+        for case in todo:
+            chats = [
+                case.wording(grounds_of(question.text, found[: case.top_k], case.order), question.text)
+                for question, found in zip(asked, hits, strict=True)
+            ]
+            answers, prompt_tokens = asker.ask(chats, bar)
+            right = [question.answered_by(answer) for question, answer in zip(asked, answers, strict=True)]
+            results.append(Result(case.name, answers, right, prompt_tokens / len(asked)))
+    asker.close()
+    return results
+
+
+def retrieve(folder: Path, asked: Sequence[Question], options: argparse.Namespace, top_k: int) -> list[list[Hit]]:
+    """The passages for each question, best first, each a chunk of its own so that their number can be varied."""
     settings = KnowledgeSettings(
         data_path=folder / "data",
         embedding_model=Path(options.embedding_model),
         url=str(folder / "store.sqlite"),
         threshold=options.threshold,
-        top_k=max(1, top_k),
+        top_k=top_k,
         threads=options.threads,
     )
     with Knowledge(settings) as knowledge:
         knowledge.index()
-        hits = [list(knowledge.search(question.text, merge=False).hits) for question in asked]
-    first = [bool(found) and found[0].file == question.file for question, found in zip(asked, hits, strict=True)]
-    return hits, sum(first) / len(first)
+        return [list(knowledge.search(question.text, merge=False).hits) for question in asked]
 
 
 if __name__ == "__main__":

@@ -43,12 +43,26 @@ def test_search(root: Path, tmp_path: Path) -> None:
     assert "resident memory / vectors" in done.stdout
 
 
+def test_grounding_asks_a_server(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "grounding.json"
+    arguments = ("--half", "a", "--only", "^(retrieval off|the default)$", "--max-tokens", "1", "--json", str(path))
+    done = command(root, "bench.grounding", *arguments)
+    assert done.returncode == 1, done.stderr  # one token is too short for an answer
+    without, grounded = json.loads(path.read_text())["results"]
+    assert (without["name"], grounded["name"]) == ("retrieval off", "the default")
+    assert len(grounded["answers"]) == len(grounded["questions"]) == 36
+    assert grounded["prompt_tokens"] > 3 * without["prompt_tokens"]
+    assert "the right document is cited first" in done.stderr and "FAIL" in done.stdout
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("bench.knowledge_index", "--rounds", "0"),
         ("bench.knowledge_index", "--model", "no-such-file.gguf"),
         ("bench.knowledge_search", "--chunks", "0"),
+        ("bench.retrieval", "--per-kind", "0"),
+        ("bench.grounding", "--model", "no-such-file.gguf"),
     ],
 )
 def test_wrong_usage(root: Path, arguments: tuple[str, ...]) -> None:

@@ -234,7 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--half", choices=("a", "b", "all"), default="all", help="which documents' questions (all)")
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name it matches (all)")
     parser.add_argument("--top-k", type=int, default=int(top_k), help="passages (%(default)s)")
-    parser.add_argument("--threshold", type=float, default=float(threshold), help="least cosine (%(default)s)")
+    parser.add_argument("--threshold", type=float, default=float(threshold), help="least similarity (%(default)s)")
+    parser.add_argument("--questions", type=int, metavar="N", help="the first N questions only (all)")
     parser.add_argument("--right-document", action="store_true", help="no search: the right document, and no server")
     parser.add_argument("--max-tokens", type=int, default=128, help="longest answer (%(default)s)")
     parser.add_argument("--threads", type=int, default=available_cpus(), help="compute threads (all cores)")
@@ -242,6 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args(arguments)
     documents, asked = questions(options.half)
+    if options.questions is not None and options.questions < 1:
+        fail("--questions must be at least 1")
+    asked = asked[: options.questions]
     try:
         with tempfile.TemporaryDirectory(prefix="lucid-grounding-") as name:
             folder = Path(name)

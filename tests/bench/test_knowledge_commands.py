@@ -45,12 +45,21 @@ def test_search(root: Path, tmp_path: Path) -> None:
 
 def test_grounding_asks_a_server(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "grounding.json"
-    arguments = ("--half", "a", "--only", "^(retrieval off|the default)$", "--max-tokens", "1", "--json", str(path))
+    arguments = (
+        "--only",
+        "^(retrieval off|the default)$",
+        "--questions",
+        "3",
+        "--max-tokens",
+        "1",
+        "--json",
+        str(path),
+    )
     done = command(root, "bench.grounding", *arguments)
     assert done.returncode == 1, done.stderr  # one token is too short for an answer
     without, grounded = json.loads(path.read_text())["results"]
     assert (without["name"], grounded["name"]) == ("retrieval off", "the default")
-    assert len(grounded["answers"]) == len(grounded["questions"]) == 36
+    assert len(grounded["answers"]) == len(grounded["questions"]) == 3
     assert grounded["prompt_tokens"] > 3 * without["prompt_tokens"]
     assert "the right document is cited first" in done.stderr and "FAIL" in done.stdout
 

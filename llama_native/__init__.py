@@ -57,6 +57,7 @@ from llama_native.mask import Mask, mask_words
 from llama_native.memory import Memory
 from llama_native.model import Model
 from llama_native.model_params import ModelParams
+from llama_native.passing import in_passing
 from llama_native.quantize import quantize
 from llama_native.results import Performance, StepResult
 from llama_native.rpc import add_rpc_server
@@ -124,6 +125,7 @@ __all__ = [
     "devices",
     "embed",
     "generate",
+    "in_passing",
     "kv_cache_bytes",
     "mask_words",
     "quantize",

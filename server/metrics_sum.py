@@ -97,9 +97,12 @@ class Folder:
             _remove_if_left(left)
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}.", dir=where))
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:  # another server took it for one left behind, in the moment before
+                continue
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-            if self.path.exists():  # else another server took it for one left behind, in the moment before
+            if self.path.exists():  # else the same, a moment later
                 return
             os.close(self._lock)
 

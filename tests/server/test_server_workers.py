@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,18 @@ def test_what_a_killed_server_left_is_removed_and_nothing_else() -> None:
         living.kill()
     Folder().remove()
     assert not held.exists()
+
+
+def test_servers_that_start_at_the_same_moment_leave_each_other_alone() -> None:
+    def make_many() -> None:
+        for _ in range(100):
+            folder = Folder()
+            assert folder.path.is_dir()
+            folder.remove()
+
+    with ThreadPoolExecutor(4) as pool:
+        for made in [pool.submit(make_many) for _ in range(4)]:
+            made.result()
 
 
 def test_a_worker_without_file_descriptors_goes_on(caplog: pytest.LogCaptureFixture) -> None:

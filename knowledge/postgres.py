@@ -23,11 +23,10 @@ import psycopg_pool
 from pgvector import Vector
 from pgvector.psycopg import register_vector
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Json
 
 from knowledge import postgres_schema as schema
-from knowledge.postgres_connections import PatientConnection, connection_settings, patience
+from knowledge.postgres_connections import PatientConnection, connection_settings, location, patience
 from knowledge.store import (
     Chunk,
     Document,
@@ -88,16 +87,11 @@ class PostgresStore:
 
     :param url: `postgresql://user:password@host:port/database`, with any other parameters of libpq.
     :param hnsw: sizes of the index; those of building count for whoever builds it.
-    :raises StoreError: the connection string cannot be read.
+    :raises StoreError: `url` cannot be used; the message does not show it, as there is a password in it.
     """
 
     def __init__(self, url: str, hnsw: Hnsw | None = None) -> None:
-        try:
-            parts = conninfo_to_dict(url)
-        except psycopg.ProgrammingError as error:
-            raise StoreError(f"KNOWLEDGE_URL is not a PostgreSQL address: {error}") from error
-        host, database = parts.get("host") or "localhost", parts.get("dbname") or "the user's database"
-        self._location = f"PostgreSQL, {database} on {host}" + (f":{parts['port']}" if parts.get("port") else "")
+        self._location = location(url)
         self._url = url
         self._hnsw = hnsw or Hnsw()
         options = {"search_path": f"{schema.SCHEMA},public", "hnsw.ef_search": self._hnsw.ef_search}

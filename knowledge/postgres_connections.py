@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and when they give up: a limit on the client's side for all that is done within a block.
+"""Connections to PostgreSQL: where to, and when they give up, by a limit on the client's side for a whole block.
 
 A database that is paused, or whose disk hangs, keeps its TCP connections alive and answers nothing; neither its own
 timeouts nor those of the network ever end. Knows connections and time; what is asked of the database is not known here.
@@ -6,6 +6,7 @@ timeouts nor those of the network ever end. Knows connections and time; what is 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +15,36 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict
+
+from knowledge.store import StoreError
 
 #: Seconds for a single exchange where no block says otherwise: on the threads of a pool.
 DEFAULT: Final = 10.0
 
 _Result = TypeVar("_Result")
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+
+def location(url: str) -> str:
+    """Returns where a `postgresql://` URL leads, for people: its database, host and port, and never its password.
+
+    Raises `StoreError` for a URL that libpq does not take, or would take a part of the password in for something else.
+    """
+    authority, _, path = url.partition("://")[2].partition("?")[0].partition("/")
+    try:
+        parts = conninfo_to_dict(url)
+        port = str(parts.get("port") or "")
+        plain = authority.count("@") <= 1 and "@" not in path and re.fullmatch(r"[\d,]*", port)
+    except psycopg.ProgrammingError:  # its message holds the password, or all of the URL
+        plain = None
+    if not plain:
+        raise StoreError(
+            "KNOWLEDGE_URL is not postgresql://user:password@host:port/database?parameter=value as libpq knows it; "
+            "percent-encode special characters in its parts, as %25 for %, %2F for / and %40 for @"
+        ) from None
+    host, database = parts.get("host") or "localhost", parts.get("dbname") or "the user's database"
+    return f"PostgreSQL, {database} on {host}" + (f":{port}" if port else "")
 
 
 def connection_settings(connect_timeout: float, options: Mapping[str, object]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class KnowledgeSettings:
         try:
             store_url(self.url)
         except ValueError:
-            scheme = self.url.partition("://")[0]  # not all of it: there may be a password in it
+            scheme = self.url.partition(":")[0]  # not all of it: there may be a password in it
             raise SettingsError(f"KNOWLEDGE_URL={scheme}://... is not valid; allowed: {STORE_URLS}") from None
         if self.chunk_tokens < 16:
             raise SettingsError(f"KNOWLEDGE_CHUNK_TOKENS={self.chunk_tokens} is not valid; allowed: at least 16")
@@ -95,6 +95,8 @@ def store_url(text: str) -> str:
     scheme, is_url, _ = text.partition("://")
     if is_url and scheme not in ("sqlite", "postgresql", "postgres"):
         raise ValueError(f"no store is known by {scheme}://")
+    if not is_url and text.startswith(("postgresql:", "postgres:")):  # not a file's name, which is shown
+        raise ValueError("the slashes of postgresql:// are not two")
     return text
 
 

@@ -216,7 +216,9 @@ def test_settings_that_are_not_valid(name: str, value: str, allowed: str) -> Non
         from_environment({name: value})
 
 
-@pytest.mark.parametrize("url", ["mysql://me:secret@host/db", "postgressql://host/db", "http://host"])
+@pytest.mark.parametrize(
+    "url", ["mysql://me:secret@host/db", "postgressql://host/db", "http://host", "postgresql:/me:secret@host/db"]
+)
 def test_stores_of_a_kind_that_is_not_known(url: str) -> None:
     with pytest.raises(SettingsError, match=f"KNOWLEDGE_URL={url.partition(':')[0]}://... is not valid") as refused:
         from_environment({"KNOWLEDGE_URL": url})

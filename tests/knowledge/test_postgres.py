@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import traceback
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from knowledge import postgres
+from knowledge.embedder import Embedder
 from knowledge.postgres import Hnsw, PostgresStore
 from knowledge.store import Document, FileRecord, Hit, StoreBusyError, StoreError, StoreMismatchError
+from server import config
+from server.documents import open_knowledge
 from tests.knowledge.stores import DIMENSIONS, RECIPE, document, found, vectors, write
 
 
@@ -338,12 +342,38 @@ def test_tables_of_another_version_are_refused(server: Any) -> None:
 
 
 def test_addresses() -> None:
-    with pytest.raises(StoreError, match="KNOWLEDGE_URL"):
-        PostgresStore("postgresql://host/database?nonsense=1")
-    shown = PostgresStore("postgresql://me:secret@db.example:5433/facts").location
-    assert "db.example:5433" in shown and "facts" in shown and "secret" not in shown
+    shown = PostgresStore("postgresql://me:s%40fe@db.example:5433/facts").location
+    assert shown == "PostgreSQL, facts on db.example:5433"
+    assert PostgresStore("postgres://").location == "PostgreSQL, the user's database on localhost"
     store = PostgresStore("postgresql://localhost/x")
     store.close()
     store.close()
     with pytest.raises(StoreError, match="closed"):
         store.stats()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "user:50%hidden@host/db",
+        "user:50%zzhidden@host/db",
+        "user:a/hidden@host/db",
+        "user:a@hidden@host/db",
+        "user:hidden/db",
+        "user:a hidden@host/db",
+        "[hidden",
+        "user:hidden@[host/db",
+        "host/db?password=50%hidden",
+        "host/db?password=a&hidden",
+        "user:hidden@host/db?nonsense=1",
+    ],
+)
+def test_a_password_in_an_address_that_cannot_be_used_is_not_told(
+    address: str, embedder: Embedder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"postgresql://{address}"
+    with pytest.raises(StoreError, match=r"KNOWLEDGE_URL .* percent-encode") as refused:
+        PostgresStore(url)
+    assert "hidden" not in "".join(traceback.format_exception(refused.value))
+    assert open_knowledge(config.read({"DATA_PATH": str(tmp_path), "KNOWLEDGE_URL": url}), embedder) is None
+    assert "percent-encode" in caplog.text and "hidden" not in caplog.text

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 import watchfiles
@@ -75,6 +76,12 @@ def open_store(settings: KnowledgeSettings) -> Store:
             ) from None
         return PostgresStore(settings.url)
     return SqliteStore(settings.sqlite_path)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Which folder the path leads to now. Raises OSError if to none."""
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 class Knowledge:
@@ -232,7 +239,7 @@ class Knowledge:
     def _follow(self) -> None:
         """Indexes at every change; returns when that failed, or the folder was replaced by another."""
         folder = self.settings.data_path
-        identity = folder.stat().st_ino
+        identity = _identity(folder)
         first = True
         try:
             # The watch begins before the first run, so that nothing falls between.
@@ -241,7 +248,8 @@ class Knowledge:
             ):
                 if (first or changes) and not self._run_once():
                     return
-                if not self.settings.watch or (changes and folder.stat().st_ino != identity):
+                # The watch is on a folder, not on its path: a link to another one, or a mount over it, is no change.
+                if not self.settings.watch or _identity(folder) != identity:
                     return
                 first, self._followed = False, True
         finally:

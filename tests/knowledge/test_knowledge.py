@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,25 @@ def test_a_folder_that_goes_away_and_comes_back(
         until(lambda: set(knowledge.store.files()) == {"other.txt"})
         until(lambda: knowledge.stats().state == "idle")
         assert knowledge.stats().error is None
+
+
+def test_a_folder_that_is_a_link_to_another_one_now(
+    settings: KnowledgeSettings, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knowledge.knowledge._RETRY_SECONDS", 0.1)
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "bees.txt").write_text("The bees of Marl live in hives of blue clay.")
+    link, new = tmp_path / "link", tmp_path / "new"
+    link.symlink_to(settings.data_path)
+    with Knowledge(replace(settings, data_path=link), embedder) as knowledge:
+        knowledge.start_watching()
+        until(lambda: knowledge.stats().age == 0)
+        assert set(knowledge.store.files()) == {"rhubarb.txt"}
+        new.symlink_to("second")
+        new.rename(link)  # as `ln -sfn` and git-sync do: nothing changes in the folder that is watched
+        until(lambda: set(knowledge.store.files()) == {"bees.txt"})
+        (tmp_path / "second" / "moon.txt").write_text("The lunar base has its own bakery.")
+        until(lambda: set(knowledge.store.files()) == {"bees.txt", "moon.txt"})
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from queue import SimpleQueue
 from typing import Final
 
@@ -34,7 +33,7 @@ from engine.scheduler import Run, Scheduler, Step
 from engine.settings import EngineSettings
 from engine.stats import Counters, EngineStats
 from engine.timings import clock
-from llama_native import Batch, DecodeError, Model, Sampler, in_passing
+from llama_native import Batch, DecodeError, Model, Sampler, release_compute_threads
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +60,7 @@ class Engine:
         settings = settings or EngineSettings()
         plan = make_plan(model, settings)
         self.model = model
-        self.calibration = None
-        if settings.calibrate:
-            self.calibration = in_passing(partial(calibrate, model, settings, plan, should_stop))
+        self.calibration = calibrate(model, settings, plan, should_stop) if settings.calibrate else None
         if self.calibration is not None:
             plan = apply(plan, self.calibration.chosen)
         self.plan = plan
@@ -77,7 +74,8 @@ class Engine:
         prefill_token = self.calibration.chosen.prefill_token if self.calibration else 0.0
         self._pace = Pace(plan.step_seconds, plan.largest_chunk, prefill_token, grain(model, plan))
         #: How long the first steps took: a measure of how slow this model is here.
-        self.warm_up_seconds = in_passing(partial(warm_up, self._native, plan.context))
+        self.warm_up_seconds = warm_up(self._native, plan.context)
+        release_compute_threads()  # those of this thread; the engine's own computes from now on
         self._scheduler = Scheduler(self._kv, self._pace, self._native.n_batch, plan.queue_timeout)
         self._batch = Batch(self._native.n_batch)
         self._masks = MaskTable(self._native.n_seq_max, model.vocab.n_tokens)
@@ -235,6 +233,7 @@ class Engine:
                     self._counters.end_step()
                 else:
                     self._idle = True
+                    release_compute_threads()  # for others that compute meanwhile
                     self._wake.wait(self._scheduler.next_expiry())
                 self._wake.clear()
         except BaseException as error:

@@ -12,14 +12,22 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from knowledge.prefixes import Prefixes, recognise
-from llama_native import Context, ContextError, ContextParams, Model, ModelParams, Pooling, embed, in_passing
+from llama_native import (
+    Context,
+    ContextError,
+    ContextParams,
+    Model,
+    ModelParams,
+    Pooling,
+    embed,
+    release_compute_threads,
+)
 from llama_native.arrays import Floats, Tokens
 
 #: Tokens of a pack. Measured with the demo model on 2 cores: 256 to 512 are fastest, 2048 is 40% slower.
@@ -140,9 +148,8 @@ class Embedder:
                 raise ValueError(f"input {i} has {length} tokens; the embedding model takes 1 to {self.max_tokens}")
         result = np.empty((len(token_lists), self.dimensions), np.float32)
         for pack in self._packs(lengths):
-            inputs = [token_lists[i] for i in pack]
             with self._exclusive():
-                result[pack] = in_passing(partial(embed, self._context, inputs))
+                result[pack] = embed(self._context, [token_lists[i] for i in pack])
         return result
 
     def embed_query(self, text: str) -> Floats:
@@ -186,6 +193,7 @@ class Embedder:
         try:
             yield
         finally:
+            release_compute_threads()  # any thread may embed; what it keeps would slow the engine's down for ever
             self._turn.release()
 
 

@@ -57,11 +57,11 @@ from llama_native.mask import Mask, mask_words
 from llama_native.memory import Memory
 from llama_native.model import Model
 from llama_native.model_params import ModelParams
-from llama_native.passing import in_passing
 from llama_native.quantize import quantize
 from llama_native.results import Performance, StepResult
 from llama_native.rpc import add_rpc_server
 from llama_native.sampler import Sampler
+from llama_native.teams import release_compute_threads
 from llama_native.threadpool import ThreadPool
 from llama_native.utf8 import Utf8Decoder
 from llama_native.vocab import Vocab
@@ -125,10 +125,10 @@ __all__ = [
     "devices",
     "embed",
     "generate",
-    "in_passing",
     "kv_cache_bytes",
     "mask_words",
     "quantize",
+    "release_compute_threads",
     "samplers",
     "system_info",
     "top_logprobs",

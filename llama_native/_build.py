@@ -32,7 +32,7 @@ DECLARATIONS = (
     "shim",
     "callbacks",
 )
-SHIM = ("guard", "log", "calls", "step")
+SHIM = ("guard", "log", "calls", "step", "teams")
 
 SOURCE = """
 #include <stdbool.h>

@@ -21,7 +21,15 @@ from bench.llama_tools import NativeSettings, ToolFailedError
 from bench.rates import Point as RatePoint
 from bench.rates import measure
 from engine import Plan as EnginePlan
-from llama_native import Context, ContextParams, FlashAttention, GgmlType, Model, kv_cache_bytes
+from llama_native import (
+    Context,
+    ContextParams,
+    FlashAttention,
+    GgmlType,
+    Model,
+    kv_cache_bytes,
+    release_compute_threads,
+)
 
 #: Cells of the contexts whose memory is compared.
 CELLS = (512, 2048, 4096, 8192)
@@ -52,6 +60,7 @@ class NativeLoops:
             )
             wanted = RatePoint(point.size, NATIVE_DEPTH, BATCH_STEPS, prefill=CHUNKS if point.size == 1 else ())
         rates = measure(self._model, settings, wanted)
+        release_compute_threads()  # else they slow down the engine that is measured next
         prefill = {f"prefill/{size}": size / seconds for size, seconds in rates.prefill_seconds.items()}
         return {"decode": rates.decode_rate, **prefill}
 

@@ -31,6 +31,9 @@ const char *lucid_log_errors(void);
 /* An abort callback for llama.cpp: `flag` points to an int32_t that any thread may set. */
 bool lucid_abort_requested(void *flag);
 
+/* Ends the compute threads that OpenMP keeps for the calling thread; the next computation makes new ones. */
+void lucid_release_compute_threads(void);
+
 struct llama_model *lucid_model_load(const char *path, const struct llama_model_params *params);
 struct llama_context *lucid_context_new(struct llama_model *model, const struct llama_context_params *params);
 bool lucid_synchronize(struct llama_context *ctx);

@@ -246,11 +246,12 @@ class Engine:
 
     def _take_in(self) -> None:
         """Move what other threads left into the scheduler's hands."""
+        left = len(self._left)  # before the requests, so that whoever is counted here is among those
         while self._submitted:
             generation, sampler = self._submitted.popleft()
             self._samplers[generation] = sampler
             self._scheduler.waiting.append(generation)
-        while self._left:
+        for _ in range(left):
             generation, complete = self._left.popleft()
             if self._drop(generation, None):
                 self._counters.finished += complete

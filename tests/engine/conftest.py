@@ -6,6 +6,7 @@ tests of its own.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pytest
 
 from engine import Engine, EngineSettings, Layout
 from llama_native import Model
+
+sys.path.append(str(Path(__file__).parent.parent / "llama_native"))
+import tiny
 
 MakeEngine = Callable[..., Engine]
 
@@ -25,6 +29,13 @@ hypothesis.settings.load_profile("engine")
 @pytest.fixture(scope="session")
 def model(chat_model_path: Path) -> Iterator[Model]:
     with Model(chat_model_path) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """A Llama with random weights in 32 bits, for behaviour that does not depend on meaning."""
+    with Model(tiny.llama(tmp_path_factory.mktemp("tiny") / "llama.gguf")) as loaded:
         yield loaded
 
 

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
-import pytest
 from engine_cases import GREEDY, MakeEngine, settle, text_of
 
 from engine import Engine, Layout, Request
 from engine.kv import CHEAP_LOSS
 from llama_native import Model
-
-sys.path.append(str(Path(__file__).parent.parent / "llama_native"))
-import tiny
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    with Model(tiny.llama(tmp_path_factory.mktemp("tiny") / "llama.gguf")) as loaded:
-        yield loaded
 
 
 def tokens(*runs: tuple[int, int]) -> np.ndarray:

@@ -65,12 +65,8 @@ class Engine:
             plan = apply(plan, self.calibration.chosen)
         self.plan = plan
         self._native = make_context(model, plan)
-        self._kv = KVCache(
-            self._native,
-            plan.context,
-            unified=plan.unified,
-            cuttable=not (model.is_recurrent or model.is_hybrid),
-        )
+        cuttable = not (model.is_recurrent or model.is_hybrid)
+        self._kv = KVCache(self._native, plan.context, unified=plan.unified, cuttable=cuttable)
         prefill_token = self.calibration.chosen.prefill_token if self.calibration else 0.0
         self._pace = Pace(plan.step_seconds, plan.largest_chunk, prefill_token, grain(model, plan))
         #: How long the first steps took: a measure of how slow this model is here.
@@ -181,15 +177,17 @@ class Engine:
     def has_room(self, count: int) -> bool:
         """Whether `count` requests would find a place in the queue now."""
         idle = len(self._kv.sequences) - len(self._scheduler.running)
-        return self._waiting() + count <= self.plan.max_queue + idle
+        return len(self._waiting()) + count <= self.plan.max_queue + idle
 
     def _check_room(self, count: int) -> None:
         if not self.has_room(count):
             self._counters.rejected += count
-            raise QueueFull(self._waiting(), self._scheduler.retry_after())
+            waiting = self._waiting()
+            places = len(waiting) + count - self.plan.max_queue
+            raise QueueFull(len(waiting), self._scheduler.seconds_until_free(places, waiting))
 
-    def _waiting(self) -> int:
-        return len(self._submitted) + len(self._scheduler.waiting)
+    def _waiting(self) -> list[Generation]:
+        return [generation for generation, _ in list(self._submitted)] + list(self._scheduler.waiting)
 
     @property
     def most_at_once(self) -> int:
@@ -198,7 +196,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """A snapshot for metrics; any thread."""
-        waiting = [generation for generation, _ in list(self._submitted)] + list(self._scheduler.waiting)
+        waiting = self._waiting()
         return EngineStats(
             running=len(self._scheduler.running),
             waiting=len(waiting),

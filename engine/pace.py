@@ -33,13 +33,17 @@ class Pace:
         self._decode: dict[int, float] = {}
 
     def decode_seconds(self, rows: int) -> float:
-        """Expected time of a step that decodes `rows` sequences and prefills nothing."""
+        """Expected time of a step that decodes `rows` sequences and prefills nothing. Any thread may ask."""
         if rows == 0 or not self._decode:
             return 0.0
         if rows in self._decode:
             return self._decode[rows]
-        nearest = min(self._decode, key=lambda known: abs(known - rows))
+        nearest = min(list(self._decode), key=lambda known: abs(known - rows))  # it may grow meanwhile
         return self._decode[nearest] * max(1.0, rows / nearest)
+
+    def prefill_seconds(self, tokens: int) -> float:
+        """Expected time that so many prompt tokens take. Any thread may ask."""
+        return tokens * self._prefill_token
 
     def chunk(self, rows: int) -> int:
         """How many prefill tokens fit into a step beside `rows` decoding sequences.

@@ -10,8 +10,9 @@ Knows requests, sequences and counts; runs in the engine thread only; never touc
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
 
 from engine.constraint import ConstraintState
 from engine.errors import DeadlineExceeded, EngineError, QueueTimeout
@@ -135,7 +136,7 @@ class Scheduler:
         for generation in self.waiting:
             waited = now - generation.submitted
             if waited > self._queue_timeout:
-                yield generation, QueueTimeout(waited, self.retry_after())
+                yield generation, QueueTimeout(waited, self.seconds_until_free(len(self.waiting), self.waiting))
             elif _overdue(generation, now):
                 yield generation, DeadlineExceeded(generation.request.timeout or 0.0)
         for run in self.running:
@@ -151,15 +152,28 @@ class Scheduler:
             0.0, min(g.submitted + min(self._queue_timeout, g.request.timeout or 1e9) - now for g in self.waiting)
         )
 
-    def retry_after(self) -> float:
-        """Estimated seconds until a newcomer would find room: the remaining answers, spread over the sequences.
+    def seconds_until_free(self, places: int, waiting: Iterable[Generation]) -> float:
+        """Estimated seconds until `places` sequences have come free, of which `waiting` take the first; at least 1.
 
-        Any thread may ask: the engine thread changes `waiting` meanwhile, so it is copied in one go.
+        Every request is taken to make all the tokens that it may, and to find nothing in the cache. Any thread may ask.
         """
-        left = sum(run.max_tokens - run.made for run in self.running)
-        left += sum(generation.request.max_tokens for generation in list(self.waiting))
-        rows = max(1, len(self.running))
-        return max(1.0, left / rows * self._pace.decode_seconds(rows))
+        running = list(self.running)  # the engine thread changes it meanwhile
+        sizes = [(g.prompt_tokens, min(g.request.max_tokens, self._kv.context - g.prompt_tokens)) for g in waiting]
+        sequences = len(self._kv.sequences)
+        token = self._pace.decode_seconds(min(sequences, len(running) + len(sizes)))
+        prompts = self._pace.prefill_seconds(sum(run.remaining for run in running if run.prefilling))
+        free = [prompts + (run.max_tokens - run.made) * token for run in running]
+        free += [0.0] * (sequences - len(running))
+        heapify(free)
+        when = 0.0
+        for place in range(places):
+            when = free[0]
+            if place < len(sizes):
+                prompt, answer = sizes[place]
+                heapreplace(free, when + self._pace.prefill_seconds(prompt) + answer * token)
+            elif len(free) > 1:
+                heappop(free)
+        return max(1.0, when)
 
     def _with_room(self, placement: Placement, request: Request) -> Placement | None:
         """Make sure that the request can run to its end without taking a cell from a running one.

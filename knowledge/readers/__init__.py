@@ -18,7 +18,7 @@ from knowledge.readers.errors import SkippedError
 __all__ = ["MARKDOWN_SUFFIXES", "READER_VERSION", "SkippedError", "Text", "read"]
 
 #: Raised whenever the readers or the chunking give other results for the same file: stores are then indexed again.
-READER_VERSION = 2
+READER_VERSION = 3
 
 MARKDOWN_SUFFIXES = frozenset({".md", ".markdown", ".mdown", ".mkd"})
 

@@ -12,29 +12,29 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from knowledge.readers.errors import SkippedError
 from knowledge.readers.plain import read_plain
 
 _SAMPLE = 1 << 14
 
 
 def read_csv(data: bytes) -> str:
-    """Returns a paragraph for each row, "column: value" a line. The first row names the columns."""
+    """Returns a paragraph for each row, "column: value" a line. The first row names the columns.
+
+    Quotes that are wrong lose the columns of what follows, never its text.
+    """
     text = read_plain(data)
     try:
         dialect: Any = csv.Sniffer().sniff(text[:_SAMPLE], ",;\t|")
     except csv.Error:
         dialect = csv.excel
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), dialect))
-    except csv.Error as error:
-        raise SkippedError(f"it is no CSV: {error}") from error
+    csv.field_size_limit(len(text) + 1)  # a quote that is never closed makes one field of all the rest
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), dialect) if any(row)]
     if not rows:
         return ""
     header, *rest = rows
     if not rest:
         return "\n".join(header)
-    return "\n\n".join("\n".join(_named(header, row)) for row in rest if any(row))
+    return "\n\n".join("\n".join(_named(header, row)) for row in rest)
 
 
 def _named(header: list[str], row: list[str]) -> Iterator[str]:

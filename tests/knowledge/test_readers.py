@@ -80,8 +80,17 @@ def test_csv_rows_carry_their_columns() -> None:
     assert read("a.csv", data).content == 'name: Thom Rhubarb\nyear: 1877\n\nname: Ann "the" Bolt\nyear: 1880'
     assert read("a.tsv", b"a\tb\n1\t2\n").content == "a: 1\nb: 2"
     assert read("a.csv", b"a,b\n1,2,3\n\n,\n").content == "a: 1\nb: 2\n3"
-    with pytest.raises(SkippedError, match="no CSV"):
-        read("a.csv", b'a,b\n"' + b"x" * 200_000 + b'",1\n')
+    assert read("a.csv", b"\n\na,b\n1,2\n").content == "a: 1\nb: 2"
+
+
+def test_csv_with_long_fields_and_wrong_quotes_is_whole() -> None:
+    long = "x" * 200_000  # the parser's own limit is 131,072
+    assert read("a.csv", f'a,b\n"{long}",1\n3,4\n'.encode()).content == f"a: {long}\nb: 1\n\na: 3\nb: 4"
+    rows = "".join(f"{number},weir {number}\n" for number in range(20_000))
+    for stray in ('"5 inch pipe,never closed', '"5" pipe,and "more"'):
+        text = read("a.csv", f"number,place\n1,before\n{stray}\n{rows}".encode()).content
+        assert text.startswith("number: 1\nplace: before\n\n")
+        assert all(f"weir {number}\n" in f"{text}\n" for number in range(20_000))
 
 
 def test_json_values_carry_their_names() -> None:
@@ -131,6 +140,21 @@ def test_html_keeps_structure_and_drops_what_is_no_text() -> None:
     text = read("a.html", data.encode())
     assert text.markdown
     assert text.content == "# Screws\n\n## Thom & Co\n\nHe **built** it.\n\n- one\n- two"
+
+
+def test_html_of_a_page_that_is_one_form() -> None:
+    page = """<html><body><form id="aspnetForm" method="post"><input type="hidden" name="__VIEWSTATE" value="dDw">
+    <h1>Leave</h1><p>Thirty days a year.</p><label>Year</label><select><option>1877</option></select>
+    <textarea>draft</textarea><button>Search</button></form></body></html>"""
+    assert read("a.html", page.encode()).content == "# Leave\n\nThirty days a year.\n\nYear"
+
+
+@pytest.mark.parametrize(
+    "page", [b"<html><body><div id=root></div><script>run()</script></body></html>", b"<p>", b"<nav>Home</nav>"]
+)
+def test_html_without_text_is_skipped(page: bytes) -> None:
+    with pytest.raises(SkippedError, match="it holds no text"):
+        read("a.html", page)
 
 
 def test_html_in_the_encoding_that_it_names() -> None:

@@ -93,7 +93,10 @@ def _index(settings: KnowledgeSettings, options: argparse.Namespace) -> int:
         _print_json(result)
         return 0
     if report.rebuilt:
-        print("indexed anew: the embedding model or the chunking is another one")
+        what = (
+            "the embedding model, its document prefix, the chunking, KNOWLEDGE_DOCUMENT_WEIGHT or the program's version"
+        )
+        print(f"indexed anew: {what} is another one")
     print(report.summary())
     if report.embed_seconds:
         print(f"{report.n_chunks / report.seconds:.1f} chunks/s, {report.n_tokens / report.embed_seconds:.0f} tokens/s")

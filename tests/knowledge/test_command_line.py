@@ -47,6 +47,10 @@ def test_index_search_stats(environ: dict[str, str], root: Path) -> None:
     assert "WARNING: skipped junk: it is binary" in indexed.stderr
     assert run(environ, root, "index", "--quiet").stdout.startswith("2 files (2 unchanged, 1 skipped), 0 chunks")
 
+    anew = run(environ | {"KNOWLEDGE_DOCUMENT_WEIGHT": "0"}, root, "index", "--quiet").stdout
+    assert anew.startswith("indexed anew: ") and "KNOWLEDGE_DOCUMENT_WEIGHT" in anew.splitlines()[0]
+    assert "0 of a chunk's" in run(environ, root, "stats").stdout
+
     found = run(environ, root, "search", "Who was Thom Rhubarb?")
     assert found.returncode == 0
     assert "rhubarb.txt, chunk 0" in found.stdout

@@ -24,15 +24,28 @@ class ToolFailedError(Exception):
 
 
 @lru_cache
-def _prefix() -> Path:
+def _prefix(*flags: str) -> Path:
     if not _BUILD.is_file():
         raise ToolMissingError(f"{_BUILD} is missing: run the benchmarks from a checkout")
-    found = subprocess.run(
-        [str(_BUILD), "--print-prefix", "--tools"], capture_output=True, text=True, timeout=60, cwd=_ROOT
-    )
+    command = [str(_BUILD), "--print-prefix", *flags]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=_ROOT)
     if found.returncode != 0:
-        raise ToolMissingError(found.stderr.strip() or "build_llama.sh --print-prefix --tools failed")
+        raise ToolMissingError(found.stderr.strip() or f"{' '.join(command)} failed")
     return Path(found.stdout.strip())
+
+
+def library_folder() -> Path:
+    """Where the libllama lies that we load ourselves. Raises ToolMissingError outside a checkout."""
+    return _prefix() / "lib"
+
+
+def pinned(key: str) -> str:
+    """What the pin of llama.cpp's source says: package, version, sha256 or commit. Raises ToolMissingError."""
+    try:
+        lines = (_ROOT / "vendor" / "llama.cpp" / "pin").read_text("utf-8").splitlines()
+    except OSError as error:
+        raise ToolMissingError(f"{error}: run the benchmarks from a checkout") from None
+    return dict(line.split("=", 1) for line in lines if "=" in line)[key]
 
 
 def tool(name: str, directory: str | None = None) -> Path:
@@ -40,7 +53,7 @@ def tool(name: str, directory: str | None = None) -> Path:
 
     Raises ToolMissingError with the command that builds it.
     """
-    path = Path(directory).resolve() / name if directory else _prefix() / "bin" / name
+    path = Path(directory).resolve() / name if directory else _prefix("--tools") / "bin" / name
     if not path.is_file():
         raise ToolMissingError(
             f"{path} is missing" if directory else f"{name} is not built; run: ./build_llama.sh --tools"

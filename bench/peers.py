@@ -1,79 +1,90 @@
-"""Our server beside llama-server (as it comes and hand-tuned) and, on request, llama-cpp-python's, in one run.
+"""Our server beside llama-server (as it comes and hand-tuned) and llama-cpp-python's, in one run.
 
-Same model file, threads, slots and context for all. Every measurement starts a fresh server, warms it up with one
-request, loads it and stops it; two are never loaded at once. Rounds are interleaved and start with another server each
-time; ratios are medians over the rounds. Beside each result of ours stands the computed ceiling (`bench.ceiling`).
+Same model file, threads, slots and context for all. Every measurement starts a fresh server, warms it up, loads it and
+stops it; two are never loaded at once. Rounds are interleaved and start with another server each time; ratios are
+medians over the rounds. Beside each result of ours stands the computed ceiling (`bench.ceiling`). Several llama-servers
+are hand-tuned; for each workload the fastest of them counts.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 from bench import bars, servers, workloads
-from bench.bars import CEILING_BAR, OURS, Scenario, Verdict
-from bench.ceiling import Ceiling, ceiling
-from bench.client import Endpoint, Run
-from bench.http import HEADER, body, load, notes, requests_for, row
+from bench.bars import CROWDS, OURS, Scenario
+from bench.ceiling import ceiling
+from bench.client import Endpoint, LoadGenerator, Run
+from bench.http import body, load, requests_for
 from bench.llama_tools import NativeSettings, ToolFailedError, ToolMissingError, tool
+from bench.outcome import Outcome, as_json, show
 from bench.processes import ServerFailedError
-from bench.report import end_cleanly, fail, machine, machine_line, say, table, write_json
+from bench.report import end_cleanly, fail, machine, machine_line, say, write_json
 from bench.servers import Common, Peer
-from bench.summary import Summary, summarize
+from bench.summary import summarize
 from llama_native import available_cpus
 
-
-@dataclass
-class Outcome:
-    """All that was measured."""
-
-    summaries: dict[tuple[Scenario, str], list[Summary]] = field(default_factory=dict)
-    ceilings: dict[Scenario, list[Ceiling]] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
-
-    def ceiling_ratio(self, scenario: Scenario) -> float:
-        """Median over the rounds of our output rate / its ceiling."""
-        pairs = zip(self.summaries[scenario, OURS], self.ceilings[scenario], strict=False)
-        return statistics.median(summary.output_rate / bound.output_rate for summary, bound in pairs)
-
-    def failed(self) -> bool:
-        """Whether a request of ours failed or a bar was missed."""
-        lost = any(summary.errors for (_, name), each in self.summaries.items() if name == OURS for summary in each)
-        missed = any(verdict.text == "FAIL" for verdict in bars.judge(self.summaries))
-        return lost or missed or any(self.ceiling_ratio(scenario) < CEILING_BAR for scenario in self.ceilings)
+#: Seconds without a byte until a request has failed: of most servers, and of one that answers one request at a time,
+#: whose last client waits for the answers of all others.
+IDLE = 120.0
+IDLE_ONE_AT_A_TIME = 900.0
 
 
-def run_once(peer: Peer, scenario: Scenario, options: argparse.Namespace, seed: str) -> Run:
-    """A fresh server, a warm-up, the load, and the server's end. Raises ServerFailedError when it does not start."""
+class Measured(NamedTuple):
+    """A run, and the server's resident bytes before and after it."""
+
+    run: Run
+    before: int
+    after: int
+
+
+def run_once(peer: Peer, scenario: Scenario, options: argparse.Namespace, seed: str) -> Measured:
+    """A fresh server, a warm-up, the load, and the server's end. Raises ServerFailedError when it does not start.
+
+    With more clients than slots the warm-up is a request of each client, so that what grows after it is a leak.
+    """
     requests = options.requests or requests_for(scenario.workload, scenario.clients)
     if options.quick:
         requests = max(1, requests // 2)
+    if peer.one_at_a_time and scenario.workload != "multi-turn":
+        requests = min(requests, max(4, scenario.clients))
+    idle = IDLE_ONE_AT_A_TIME if peer.one_at_a_time else IDLE
     with peer.start() as server:
         server.wait_ready(options.start_timeout)
-        endpoint = Endpoint(server.url, body(peer.model_name, options.max_tokens, extra=peer.extra))
-        return load(endpoint, scenario.workload, scenario.clients, requests, seed, cold=options.cold)
+        fixed = body(peer.model_name, options.max_tokens, extra=peer.extra)
+        endpoint = Endpoint(server.url, fixed, idle_timeout=idle)
+        if scenario.clients > options.slots:
+            crowd = workloads.build(scenario.workload, scenario.clients, f"{seed}/warm")
+            LoadGenerator(endpoint, crowd, scenario.clients).run()
+        before = server.memory().largest_rss
+        run = load(endpoint, scenario.workload, scenario.clients, requests, seed, cold=options.cold)
+        return Measured(run, before, server.memory().largest_rss)
 
 
-def measure(peers: list[Peer], scenarios: list[Scenario], options: argparse.Namespace, common: Common) -> Outcome:
+def measure(
+    peers: list[Peer], tuned: Sequence[str], scenarios: list[Scenario], options: argparse.Namespace, common: Common
+) -> Outcome:
     """All rounds."""
-    outcome = Outcome()
+    outcome = Outcome(peers, tuned, common.slots)
     settings = NativeSettings(common.model, common.threads)
     for round_ in range(options.repeats):
         start = round_ % len(peers)
         for scenario in scenarios:
             for peer in peers[start:] + peers[:start]:
-                run = run_once(peer, scenario, options, f"{options.seed}/{round_}")
-                summary = summarize(run)
+                if scenario in CROWDS and not options.clients and peer.step_seconds is None:
+                    continue  # these bars are about our servers alone
+                measured = run_once(peer, scenario, options, f"{options.seed}/{round_}")
+                summary = summarize(measured.run)
                 outcome.summaries.setdefault((scenario, peer.name), []).append(summary)
+                if scenario.clients > common.slots:
+                    memory = outcome.memory.setdefault((scenario, peer.name), [])
+                    memory.append((measured.before, measured.after))
                 say(f"round {round_ + 1}, {scenario}, {peer.name}: {summary.output_rate:.1f} tok/s")
                 if peer.name == OURS and not options.no_ceiling and summary.errors < summary.requests:
                     batch = min(scenario.clients, common.slots)
-                    found = ceiling(run.answers, settings, batch, scenario.workload == "rag")
+                    found = ceiling(measured.run.answers, settings, batch, scenario.workload == "rag")
                     outcome.ceilings.setdefault(scenario, []).append(found)
             _check_prompts(scenario, outcome)
     return outcome
@@ -83,97 +94,14 @@ def _check_prompts(scenario: Scenario, outcome: Outcome) -> None:
     """The comparison is fair only if all servers saw prompts of the same length (answers differ in multi-turn)."""
     if scenario.workload == "multi-turn":
         return
+    alone = {peer.name for peer in outcome.peers if peer.one_at_a_time}  # they get fewer requests
     lengths = {
         name: each[-1].prompt_tokens
         for (measured, name), each in outcome.summaries.items()
-        if measured == scenario and not each[-1].errors and not each[-1].uncounted
+        if measured == scenario and name not in alone and not each[-1].errors and not each[-1].uncounted
     }
     if len(set(lengths.values())) > 1:
         outcome.remarks.append(f"{scenario}: servers counted different prompts: {lengths}")
-
-
-def median_summary(each: Sequence[Summary]) -> Summary:
-    """The round with the median output rate (the lower of the two middle ones when even)."""
-    return sorted(each, key=lambda summary: summary.output_rate)[(len(each) - 1) // 2]
-
-
-def show(outcome: Outcome, peers: list[Peer], scenarios: list[Scenario], markdown: bool) -> None:
-    """Print results, ceilings and bars."""
-    rows = [
-        [peer.name, *row(scenario.workload, median_summary(outcome.summaries[scenario, peer.name]))]
-        for scenario in scenarios
-        for peer in peers
-    ]
-    print(table(("server (median round)", *HEADER), rows, markdown), end="\n\n")
-    if outcome.ceilings:
-        bounds = [_ceiling_row(outcome, scenario) for scenario in scenarios if scenario in outcome.ceilings]
-        header = ("ceiling of ours", "prefill tok/s", "decode tok/s", "ceiling tok/s", "ours / ceiling", "bar", "")
-        print(table(header, bounds, markdown), end="\n\n")
-    if verdicts := bars.judge(outcome.summaries):
-        print(_verdict_table(verdicts, markdown), end="\n\n")
-    if len(peers) > 1:
-        print(_ratio_table(outcome, peers, scenarios, markdown))
-    for line in (*outcome.remarks, *notes([summary for each in outcome.summaries.values() for summary in each])):
-        print(line)
-
-
-def _verdict_table(verdicts: Sequence[Verdict], markdown: bool) -> str:
-    rows = [
-        [str(it.bar.scenario), bars.UNITS[it.bar.figure], it.bar.peer, it.ratio, it.bar.text(), it.text]
-        for it in verdicts
-    ]
-    return table(("bar: ours / theirs", "figure", "against", "ratio", "bar", ""), rows, markdown)
-
-
-def _ratio_table(outcome: Outcome, peers: list[Peer], scenarios: list[Scenario], markdown: bool) -> str:
-    """Every server against the first one: how hand-tuning candidates are compared."""
-    first = peers[0].name
-    rows = []
-    for scenario in scenarios:
-        base = outcome.summaries[scenario, first]
-        for peer in peers[1:]:
-            each = outcome.summaries[scenario, peer.name]
-            rows.append([str(scenario), peer.name, *(bars.ratio(each, base, figure) for figure in bars.UNITS)])
-    return table((f"against {first}", "server", *bars.UNITS.values()), rows, markdown)
-
-
-def _ceiling_row(outcome: Outcome, scenario: Scenario) -> list[object]:
-    bound = sorted(outcome.ceilings[scenario], key=lambda it: it.output_rate)[
-        (len(outcome.ceilings[scenario]) - 1) // 2
-    ]
-    share = outcome.ceiling_ratio(scenario)
-    verdict = "pass" if share >= CEILING_BAR else "FAIL"
-    name = f"{scenario} ({bound.setting})"
-    return [name, bound.prefill_rate, bound.decode_rate, bound.output_rate, share, f">= {CEILING_BAR}", verdict]
-
-
-def as_json(outcome: Outcome, peers: list[Peer]) -> dict[str, Any]:
-    """Everything measured, for JSON."""
-    return {
-        "servers": {peer.name: peer.note for peer in peers},
-        "rounds": [
-            {"server": name, "scenario": str(scenario), "workload": scenario.workload, **summary.as_dict()}
-            for (scenario, name), each in outcome.summaries.items()
-            for summary in each
-        ],
-        "ceilings": [
-            {"scenario": str(scenario), **asdict(bound)}
-            for scenario, each in outcome.ceilings.items()
-            for bound in each
-        ],
-        "bars": [
-            {
-                "scenario": str(it.bar.scenario),
-                "figure": it.bar.figure,
-                "against": it.bar.peer,
-                "bound": it.bar.bound,
-                "ratio": it.ratio,
-                "verdict": it.text,
-            }
-            for it in bars.judge(outcome.summaries)
-        ],
-        "remarks": outcome.remarks,
-    }
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -191,14 +119,22 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--quick", action="store_true", help="one round, half the requests: to look, not to quote")
     parser.add_argument("--cold", action="store_true", help="do not let the servers see the rag context before the run")
     parser.add_argument("--no-ceiling", action="store_true", help="do not measure native rates")
-    parser.add_argument("--llama-cpp-python", action="store_true", help="also its server, where installed")
-    parser.add_argument("--tuned-flags", default=shlex.join(servers.TUNED_FLAGS), help="hand-tuned: '%(default)s'")
     parser.add_argument(
-        "--variant",
+        "--llama-cpp-python",
+        metavar="PYTHON",
+        help="an interpreter that has llama-cpp-python's server (default: this one, if it has); 'no' leaves it out",
+    )
+    parser.add_argument(
+        "--tuned",
         action="append",
-        default=[],
         metavar="FLAGS",
-        help="also llama-server with these flags, after NAME=VALUE of its environment (repeatable)",
+        help="hand-tuned: llama-server with these flags, after NAME=VALUE of its environment (repeatable; default: "
+        + ", ".join(f"'{flags}'" for flags in servers.TUNED),
+    )
+    parser.add_argument(
+        "--tuned-variants",
+        action="store_true",
+        help="also: " + ", ".join(f"'{flags}'" for flags in servers.MORE_TUNED),
     )
     parser.add_argument(
         "--set", action="append", default=[], type=servers.setting, metavar="NAME=VALUE", help="variable of our servers"
@@ -209,7 +145,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=[],
         type=servers.setting,
         metavar="NAME=VALUE",
-        help="also our server with this variable (repeatable), e.g. MODEL_STEP_MS=50",
+        help="also our server with this variable (repeatable), e.g. MODEL_KV_LAYOUT=unified",
+    )
+    parser.add_argument(
+        "--step-targets",
+        nargs="*",
+        type=int,
+        metavar="MS",
+        help="also our server with these step-time targets (without MS: 50 100 200): longest gap, bound, cost",
     )
     parser.add_argument("--only", nargs="+", metavar="SERVER", help="only servers with these names")
     parser.add_argument("--tools", metavar="DIR", help="directory of llama-server (default: build_llama.sh --tools)")
@@ -222,32 +165,47 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser.error("--threads, --slots, --repeats, --max-tokens and --clients must be at least 1")
     if options.quick:
         options.repeats = 1
+    if options.step_targets is not None:
+        options.step_targets = options.step_targets or [50, 100, 200]
+        if min(options.step_targets) < 1:
+            parser.error("--step-targets must be at least 1")
     return options
 
 
-def choose(options: argparse.Namespace, common: Common) -> list[Peer]:
-    """The servers to run. Raises ToolMissingError when one is not there."""
+def choose(options: argparse.Namespace, common: Common) -> tuple[list[Peer], list[str]]:
+    """The servers to run, and the names of the hand-tuned ones. Raises ToolMissingError when one is not there."""
     program = tool("llama-server", options.tools)
+    flags = [*(options.tuned or servers.TUNED), *(servers.MORE_TUNED if options.tuned_variants else ())]
+    tuned = [servers.llama_server(common, program, each) for each in dict.fromkeys(flags)]
+    variants = [*options.our_variant, *(("MODEL_STEP_MS", str(step)) for step in options.step_targets or ())]
     peers = [
         servers.ours(common, dict(options.set)),
-        servers.llama_server(common, program, bars.DEFAULTS),
-        servers.llama_server(common, program, bars.TUNED, tuple(shlex.split(options.tuned_flags))),
+        servers.llama_server(common, program),
+        *tuned,
+        *(
+            servers.ours(common, dict(options.set) | {name: value}, f"{OURS} {name}={value}")
+            for name, value in dict.fromkeys(variants)
+        ),
+        *_llama_cpp_python(options.llama_cpp_python, common),
     ]
-    peers += [
-        servers.llama_server(common, program, f"llama-server {flags}", tuple(shlex.split(flags)))
-        for flags in options.variant
-    ]
-    peers += [
-        servers.ours(common, dict(options.set) | {name: value}, f"lucid {name}={value}")
-        for name, value in options.our_variant
-    ]
-    if options.llama_cpp_python:
-        peers.append(servers.llama_cpp_python(common))
     if options.only:
         if unknown := set(options.only) - {peer.name for peer in peers}:
             fail(f"no such server: {', '.join(sorted(unknown))}; there are: {', '.join(peer.name for peer in peers)}")
         peers = [peer for peer in peers if peer.name in options.only]
-    return peers
+    return peers, [peer.name for peer in tuned]
+
+
+def _llama_cpp_python(python: str | None, common: Common) -> list[Peer]:
+    """Its server, if `python` has it; a missing one is an error for an interpreter that was named."""
+    if python == "no":
+        return []
+    try:
+        return [servers.llama_cpp_python(common, python or sys.executable)]
+    except ToolMissingError as error:
+        if python:
+            raise
+        say(f"left out: {error}")
+        return []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -258,13 +216,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.workloads and options.clients:
         scenarios = [Scenario(name, count) for name in options.workloads for count in options.clients]
     else:
-        scenarios = [it for it in bars.SCENARIOS if not options.workloads or it.workload in options.workloads]
-        scenarios = [it for it in scenarios if not options.clients or it.clients in options.clients]
+        scenarios = [
+            it
+            for it in (*bars.SCENARIOS, *CROWDS)
+            if (not options.workloads or it.workload in options.workloads)
+            and (not options.clients or it.clients in options.clients)
+        ]
     if not scenarios:
         fail("nothing to run: name --workloads together with --clients for other combinations than those with a bar")
     try:
-        peers = choose(options, common)
-        outcome = measure(peers, scenarios, options, common)
+        peers, tuned = choose(options, common)
+        outcome = measure(peers, tuned, scenarios, options, common)
     except (ToolMissingError, ToolFailedError, ServerFailedError) as error:
         fail(str(error))
     print(machine_line(machine()))
@@ -273,9 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for peer in peers:
         print(f"{peer.name}: {peer.note}")
     print()
-    show(outcome, peers, scenarios, options.markdown)
+    show(outcome, options.markdown)
     if options.json:
-        write_json(options.json, "bench.peers", vars(options), as_json(outcome, peers))
+        write_json(options.json, "bench.peers", vars(options), as_json(outcome))
     return 1 if outcome.failed() else 0
 
 

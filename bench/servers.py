@@ -1,4 +1,4 @@
-"""How each server that we compare is started: ours, llama-server (two ways) and llama-cpp-python's.
+"""How each server that we compare is started: ours, llama-server (as it comes and hand-tuned), llama-cpp-python's.
 
 All get the same model file, threads, number of slots and context; what else they are told is written here, once.
 """
@@ -6,18 +6,34 @@ All get the same model file, threads, number of slots and context; what else the
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.llama_tools import ToolMissingError
+from bench import ENVIRONMENT
+from bench.llama_tools import ToolMissingError, library_folder, pinned
 from bench.processes import ServerProcess, free_port
+from engine import plan
 
-TUNED_FLAGS: tuple[str, ...] = ("-fa", "off")
-"""What made llama-server fastest here beyond its defaults; docs/BENCHMARKS.md lists what was tried."""
+TUNED: tuple[str, ...] = ("-fa off", "GOMP_SPINCOUNT=1000")
+"""What may make llama-server faster than its defaults on a CPU, and is always tried. Which of them is faster depends on
+the workload: flash attention is the slower choice at depth. GOMP_SPINCOUNT=1000 is what our server gives itself."""
+
+MORE_TUNED: tuple[str, ...] = (
+    "GOMP_SPINCOUNT=1000 -fa off",
+    "-ub 64",
+    "-b 128 -ub 128",
+    "-fa off -b 128 -ub 128",
+    "-kvu",
+    "-fa off -kvu",
+    "--cache-reuse 64",
+)
+"""More to try, on request. Prompts in pieces of a flash-attention tile, or small ones that stall streams for less; one
+table of cells for all slots; parts of a cached prompt that have moved."""
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,13 +58,18 @@ class Common:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server to measure: `start` launches a fresh process; `extra` is added to every request body."""
+    """A server to measure: `start` launches a fresh process; `extra` is added to every request body.
+
+    `step_seconds`: its step-time target, if it has one. `one_at_a_time`: it answers one request after the other.
+    """
 
     name: str
     start: Callable[[], ServerProcess]
     model_name: str = "rusty_llm"
     extra: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    step_seconds: float | None = None
+    one_at_a_time: bool = False
 
 
 def ours(common: Common, environment: dict[str, str] | None = None, name: str = "lucid") -> Peer:
@@ -73,12 +94,16 @@ def ours(common: Common, environment: dict[str, str] | None = None, name: str = 
         return ServerProcess([sys.executable, "-m", "server"], port, variables | (environment or {}))
 
     shown = " ".join(f"{variable}={value}" for variable, value in (environment or {}).items())
-    return Peer(name, start, note=f"python -m server, {shown or 'its defaults'}")
+    wanted = (environment or {}).get("MODEL_STEP_MS") or ENVIRONMENT.get("MODEL_STEP_MS") or "0"
+    step = int(wanted) / 1000 if wanted.isdecimal() else 0.0  # the server itself refuses anything else
+    return Peer(
+        name, start, note=f"python -m server, {shown or 'its defaults'}", step_seconds=step or plan.STEP_SECONDS
+    )
 
 
-def llama_server(common: Common, program: Path, name: str = "llama-server", flags: tuple[str, ...] = ()) -> Peer:
+def llama_server(common: Common, program: Path, flags: str = "") -> Peer:
     """llama-server with its defaults and `flags` added; leading NAME=VALUE words are environment variables."""
-    words = list(flags)
+    words = shlex.split(flags)
     environment = {}
     while words and "=" in words[0] and not words[0].startswith("-"):
         variable, _, value = words.pop(0).partition("=")
@@ -93,32 +118,42 @@ def llama_server(common: Common, program: Path, name: str = "llama-server", flag
         ]
         return ServerProcess(command, port, environment, ready="/health")
 
-    return Peer(name, start, note=" ".join(flags) or "its defaults")
+    return Peer(f"llama-server {flags}".rstrip(), start, note=flags or "its defaults")
 
 
-def llama_cpp_python(common: Common) -> Peer:
-    """llama-cpp-python's server; it answers one request at a time and brings its own libllama.
+def llama_cpp_python(common: Common, python: str = sys.executable) -> Peer:
+    """llama-cpp-python's server, run by the interpreter `python` on our libllama; it answers one request at a time.
 
     At its defaults, a new request cuts the running one short: that is switched off. It knows no ignore_eos: a logit
     bias forbids the tokens that end an answer.
 
-    Raises ToolMissingError when the package or its server extra is not installed.
+    Raises ToolMissingError when `python` cannot import it, or has it in another version than our library's source.
     """
-    if importlib.util.find_spec("llama_cpp") is None or importlib.util.find_spec("starlette_context") is None:
+    library = {"LLAMA_CPP_LIB_PATH": str(library_folder())}
+    code = "import llama_cpp.server.app; print(llama_cpp.__version__)"
+    environment = {**ENVIRONMENT, **library}
+    try:
+        found = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolMissingError(f"llama-cpp-python's server: {error}") from None
+    version = found.stdout.split()[-1] if found.returncode == 0 else "none"
+    if version != (wanted := pinned("version")):
         raise ToolMissingError(
-            "llama-cpp-python's server is not installed; run: pip install 'llama-cpp-python[server]'"
+            f"llama-cpp-python's server: {python} has {version}, not {wanted}; run: "
+            f"CMAKE_ARGS=-DLLAMA_BUILD=OFF {python} -m pip install 'llama-cpp-python[server]=={wanted}'"
         )
 
     def start() -> ServerProcess:
         port = free_port()
         command = [
-            *(sys.executable, "-m", "llama_cpp.server", "--model", common.model, "--host", "127.0.0.1"),
+            *(python, "-m", "llama_cpp.server", "--model", common.model, "--host", "127.0.0.1"),
             *("--port", str(port), "--n_threads", str(common.threads), "--n_ctx", str(common.slot_context)),
             *("--interrupt_requests", "false", "--verbose", "false"),
         ]
-        return ServerProcess(command, port, ready="/v1/models")
+        return ServerProcess(command, port, library, ready="/v1/models")
 
-    return Peer("llama-cpp-python", start, extra={"logit_bias": _end_bias(common.model)}, note="its own libllama")
+    bias = {"logit_bias": _end_bias(common.model)}
+    return Peer("llama-cpp-python", start, extra=bias, note="the same libllama", one_at_a_time=True)
 
 
 def _end_bias(model: str) -> dict[str, float]:

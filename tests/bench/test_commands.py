@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from bench import calibration, servers
+from bench.llama_tools import ToolMissingError
 from bench.processes import ServerFailedError, ServerProcess
 from bench.servers import Common, Peer
 from engine import EngineSettings, Plan, make_plan
@@ -61,6 +63,7 @@ def test_help(root: Path, name: str) -> None:
         ("bench.http_feed", "--tokens", "100000"),
         ("bench.native", "--depth", "-1"),
         ("bench.peers", "--repeats", "0"),
+        ("bench.peers", "--step-targets", "0"),
         ("bench.stream", "--generate", "1"),
         ("bench.memory", "--model", "no-such-file.gguf"),
         ("bench.calibration", "--rounds", "0"),
@@ -205,18 +208,35 @@ def test_peers(root: Path, chat_model_path: Path, llama_server: Path, tmp_path: 
     path = tmp_path / "peers.json"
     done = command(
         root, "bench.peers", "--model", str(chat_model_path), "--workloads", "chat", "--clients", "8", "--requests",
-        "8", "--max-tokens", "6", "--repeats", "1", "--slot-context", "512", "--tools", str(llama_server.parent),
-        "--json", str(path),
+        "8", "--max-tokens", "6", "--repeats", "1", "--slots", "4", "--slot-context", "512", "--json", str(path),
+        "--tools", str(llama_server.parent), "--tuned", "-fa off", "--step-targets", "200", "--llama-cpp-python", "no",
+        "--set", "MODEL_CALIBRATE=off",
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
+    assert done.returncode == ("FAIL" in done.stdout)
     found = results(path, "bench.peers")
-    assert {each["server"] for each in found["rounds"]} == {"lucid", "llama-server", "llama-server tuned"}
+    ours = ["lucid", "lucid MODEL_STEP_MS=200"]
+    assert {each["server"] for each in found["rounds"]} == {*ours, "llama-server", "llama-server -fa off"}
     assert all(each["errors"] == 0 and each["output_tokens"] == 48 for each in found["rounds"])
     assert len({each["prompt_tokens"] for each in found["rounds"]}) == 1
     assert found["remarks"] == []
-    assert [bar["against"] for bar in found["bars"]] == ["llama-server", "llama-server tuned"]
+    assert [bar["against"] for bar in found["bars"]] == ["llama-server", "llama-server -fa off"]
+    assert [bar["hand_tuned"] for bar in found["bars"]] == [False, True]
     (bound,) = found["ceilings"]
     assert bound["output_rate"] > 0
+    assert [step["server"] for step in found["steps"]] == ours
+    assert found["steps"][1]["bound"] == pytest.approx(0.3 + 4 / bound["decode_rate"])
+    assert {crowd["server"] for crowd in found["crowds"]} == {each["server"] for each in found["rounds"]}
+    assert all(crowd["errors"] == 0 and crowd["before"] > 0 < crowd["after"] for crowd in found["crowds"])
+
+
+def test_llama_cpp_python_is_left_out_where_it_is_missing_but_not_if_named(common: Common) -> None:
+    if importlib.util.find_spec("llama_cpp") is not None:
+        pytest.skip("this interpreter has llama-cpp-python")
+    with pytest.raises(ToolMissingError, match="pip install 'llama-cpp-python"):
+        servers.llama_cpp_python(common)
+    with pytest.raises(ToolMissingError, match="no-such-python"):
+        servers.llama_cpp_python(common, "no-such-python")
 
 
 def test_servers_start_with_the_environment_of_the_shell(root: Path) -> None:

@@ -96,6 +96,56 @@ def test_bars_compare_round_by_round_and_take_the_median() -> None:
     assert bars.judge(results)[0].text == "FAIL"
 
 
+def test_hand_tuned_is_the_fastest_of_the_tuned_for_each_workload() -> None:
+    chat, rag = Scenario("chat", 8), Scenario("rag", 8)
+    results = {
+        (scenario, name): [summary(rate)] * 3
+        for scenario, rates in ((chat, (100.0, 90.0, 110.0)), (rag, (100.0, 80.0, 40.0)))
+        for name, rate in zip((bars.OURS, "first", "second"), rates, strict=True)
+    }
+    tuned = {
+        (it.bar.scenario, it.against): (round(it.ratio, 3), it.text)
+        for it in bars.judge(results, ["first", "second", "not measured"])
+        if it.bar.figure == bars.OUTPUT_RATE
+    }
+    assert tuned == {
+        (chat, "second"): (0.909, "FAIL"),
+        (rag, "first"): (1.25, "pass"),
+    }
+    assert bars.judge({key: runs for key, runs in results.items() if key[1] == bars.OURS}, ["first"]) == []
+
+
+def test_the_longest_gap_has_a_bound_from_the_step_target() -> None:
+    def gap(seconds: float, rate: float) -> Summary:
+        return replace(summary(rate), itl_max=seconds)
+
+    rag = Scenario("rag", 8)
+    runs = [gap(0.36, 90.0), gap(0.34, 90.0), gap(9.0, 90.0)]
+    found = bars.judge_step(rag, "lucid MODEL_STEP_MS=200", 0.2, runs, [summary(100.0)] * 3, [0.05, 0.06, 0.07])
+    assert (found.target, found.decode_step, found.gap) == (0.2, 0.06, 0.36)
+    assert found.bound == pytest.approx(0.36)
+    assert found.cost == pytest.approx(0.1)
+    assert found.share == pytest.approx(0.36 / 0.35), "the median of shares with each round's own decode step"
+    assert found.met is False
+    assert bars.judge_step(rag, "lucid", 0.25, runs, runs, [0.05] * 3).met is True
+    assert bars.judge_step(rag, "lucid", 0.25, [gap(math.nan, 1.0)], runs, [0.05]).met is None
+
+
+@pytest.mark.parametrize(
+    ("errors", "p95", "after", "met"),
+    [(0, 3.0, 1020, True), (1, 3.0, 1000, False), (0, 3.1, 1000, False), (0, 3.0, 1021, False)],
+)
+def test_a_crowd_is_served_without_errors_starvation_and_growth(errors: int, p95: float, after: int, met: bool) -> None:
+    run = replace(summary(50.0), ttft_p50=1.0, ttft_p95=p95)
+    runs = [replace(run, errors=errors), run, run]
+    found = bars.judge_crowd(Scenario("chat", 32), bars.OURS, runs, [(1000, after), (1000, after), (1000, 9000)], True)
+    assert (found.errors, found.wait, found.growth) == (errors, p95, after / 1000)
+    assert found.met is met
+    silent = [replace(run, ttft_p50=math.nan)]
+    assert bars.judge_crowd(found.scenario, bars.OURS, silent, [(1000, 1000)], True).met is False
+    assert bars.judge_crowd(found.scenario, bars.DEFAULTS, silent, [(1000, 1000)], False).met is None
+
+
 def test_times_must_be_below_their_bar() -> None:
     bar = bars.Bar(Scenario("rag", 8), bars.TTFT_P95, bars.DEFAULTS, 0.1)
     assert bar.met(0.09) is True

@@ -207,6 +207,7 @@ class Engine:
             kv_cells_used=self._kv.cells.used,
             kv_cells_busy=min(self._kv.cells.used, sum(s.length for s in self._kv.sequences if s.busy)),
             evictions=self._kv.evictions,
+            evicted_tokens=self._kv.evicted_tokens,
             counters=self._counters,
         )
 

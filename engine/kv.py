@@ -26,12 +26,10 @@ from llama_native import Context
 
 Tokens = npt.NDArray[np.int32]
 
-#: A prefix shorter than this is computed rather than copied from another sequence or waited for. A copy of the demo
-#: model's stream takes as long as some four prompt tokens; larger models pay more for both.
+#: Fewer tokens than this are computed rather than copied from another sequence or waited for, and are lost rather than
+#: kept by a copy. A copy of the demo model's stream takes as long as some four prompt tokens; larger models pay more
+#: for both.
 WORTH_COPYING: Final = 16
-
-#: A sequence may lose this many cached tokens (the end of an old conversation) to spare a copy of its prefix.
-CHEAP_LOSS: Final = 256
 
 
 class Sequence:
@@ -81,18 +79,24 @@ class KVCache:
         self.sequences = [Sequence(i, context) for i in range(native.n_seq_max)]
         total = native.n_ctx if unified else native.n_seq_max * context
         self.cells = Cells(total, native.n_seq_max, context)
+        #: How often a sequence lost cached tokens to another prompt, and how many tokens those were.
         self.evictions = 0
+        self.evicted_tokens = 0
         self._use = itertools.count(1)
 
-    def place(self, prompt: Tokens) -> Placement | None:
+    def place(self, prompt: Tokens, reuse_prefix: bool = True) -> Placement | None:
         """Choose a sequence for `prompt`; None when every sequence is busy.
 
-        In place where an idle sequence holds as much of the prompt as any other, unless that would destroy the long
-        rest of another conversation; else a copy of the longest prefix, into the idle sequence used longest ago.
+        In place where an idle sequence holds as much of the prompt as any other and little else; else a copy of the
+        longest prefix, into an empty sequence or the idle one used longest ago. Without `reuse_prefix` into that one
+        at once.
         """
         idle = [s for s in self.sequences if not s.busy]
         if not idle:
             return None
+        victim = min(idle, key=lambda s: s.last_used if s.length else 0)
+        if not reuse_prefix:
+            return Placement(victim, victim, 0)
         limit = prompt.size - 1  # the last token must be computed: its logits choose the first token of the answer
         usable: dict[int, int] = {}
         pending = 0
@@ -101,7 +105,6 @@ class KVCache:
             usable[sequence.id] = self._usable(sequence, min(common, sequence.length))
             if self._cuttable and common > sequence.length:
                 pending = max(pending, common)
-        victim = min(idle, key=lambda s: s.last_used if s.length else 0)
         here = max(idle, key=lambda s: (usable[s.id], -s.last_used))
         best = max(self.sequences, key=lambda s: usable[s.id])
         here_reuse, reuse = usable[here.id], usable[best.id]
@@ -110,7 +113,7 @@ class KVCache:
             return Placement(victim, best, reuse, awaited)
         if here_reuse < WORTH_COPYING:
             return Placement(victim, victim, usable[victim.id], awaited)
-        if here is victim or here.length - here_reuse <= CHEAP_LOSS:
+        if here is victim or here.length - here_reuse < WORTH_COPYING:
             return Placement(here, here, here_reuse, awaited)
         return Placement(victim, here, here_reuse, awaited)
 
@@ -121,6 +124,7 @@ class KVCache:
         turns out not to allow the cut.
         """
         target, source, reuse = placement.target, placement.source, placement.reuse
+        self._count_eviction(target.length - _common_prefix(target.tokens[: target.length], prompt))
         if target is source:
             self._cut(target, reuse)
         else:
@@ -170,11 +174,15 @@ class KVCache:
             return False
         for sequence in sorted(self.sequences, key=_last_used):
             if sequence.length and not sequence.busy and sequence is not source:
+                self._count_eviction(sequence.length)
                 self._clear(sequence)
-                self.evictions += 1
                 if self._room(placement) >= wanted:
                     break
         return self._room(placement) >= wanted
+
+    def _count_eviction(self, tokens: int) -> None:
+        self.evictions += tokens > 0
+        self.evicted_tokens += tokens
 
     def _room(self, placement: Placement) -> int:
         """Cells free once the placement's target has been cut down to what it will reuse."""

@@ -96,11 +96,9 @@ class Scheduler:
         """
         for generation in list(self.waiting):
             request = generation.request
-            placement = self._kv.place(request.prompt)
+            placement = self._kv.place(request.prompt, request.may_reuse)
             if placement is None:
                 return
-            if not request.may_reuse:
-                placement = Placement(placement.target, placement.target, 0)
             if placement.awaited:
                 continue
             placement = self._with_room(placement, request)

@@ -120,4 +120,7 @@ class EngineStats:
     kv_cells_busy: int
     """Of those, held by running requests."""
     evictions: int
+    """How often a sequence lost cached tokens to another prompt."""
+    evicted_tokens: int
+    """Those tokens."""
     counters: Counters

@@ -49,7 +49,8 @@ class EngineCollector(Collector):
             stats.kv_cells_busy / stats.kv_cells,
         )
         yield self._cache_config(stats.kv_cells)
-        yield self._counter("kv_evictions", "Cached sequences dropped to make room.", stats.evictions)
+        yield self._counter("kv_evictions", "Sequences that lost cached tokens to another prompt.", stats.evictions)
+        yield self._counter("kv_evicted_tokens", "Cached tokens lost to another prompt.", stats.evicted_tokens)
         yield self._counter("prefill_tokens", "Prompt tokens computed.", counters.prefill_tokens)
         yield self._counter("decoded_tokens", "Answer tokens made.", counters.generated_tokens)
         yield self._counter("engine_steps", "Calls of llama_decode.", counters.steps)

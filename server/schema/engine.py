@@ -44,6 +44,8 @@ class EngineTotals(msgspec.Struct, frozen=True):
     rejected: int
     failed: int
     evictions: int
+    """How often a sequence of the KV cache lost cached tokens to another prompt."""
+    evicted_tokens: int
 
 
 class EnginePlan(msgspec.Struct, frozen=True):
@@ -134,6 +136,7 @@ class EngineBody(msgspec.Struct, frozen=True, kw_only=True):
                 rejected=counters.rejected,
                 failed=counters.failed,
                 evictions=stats.evictions,
+                evicted_tokens=stats.evicted_tokens,
             ),
             plan=EnginePlan.of(engine.plan, engine.calibration),
         )

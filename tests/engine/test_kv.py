@@ -6,7 +6,7 @@ import numpy as np
 from engine_cases import GREEDY, MakeEngine, settle, text_of
 
 from engine import Engine, Layout, Request
-from engine.kv import CHEAP_LOSS
+from engine.kv import WORTH_COPYING
 from llama_native import Model
 
 
@@ -15,9 +15,9 @@ def tokens(*runs: tuple[int, int]) -> np.ndarray:
     return np.concatenate([np.full(count, token, dtype=np.int32) for token, count in runs])
 
 
-def run(engine: Engine, prompt: np.ndarray, max_tokens: int = 1) -> int:
+def run(engine: Engine, prompt: np.ndarray, max_tokens: int = 1, cache_prompt: bool = True) -> int:
     """Answer a prompt; how many of its tokens were cached."""
-    generation = engine.submit(Request(prompt, max_tokens, GREEDY, ignore_eos=True))
+    generation = engine.submit(Request(prompt, max_tokens, GREEDY, ignore_eos=True, cache_prompt=cache_prompt))
     text_of(generation)
     settle(engine)
     return generation.cached_tokens
@@ -37,12 +37,54 @@ def test_a_short_common_prefix_is_not_copied(small: Model, make_engine: MakeEngi
     assert engine.stats().sequences_cached == 2
 
 
-def test_a_long_conversation_survives_a_newcomer(small: Model, make_engine: MakeEngine, layout: Layout) -> None:
+def test_a_conversation_survives_a_newcomer(small: Model, make_engine: MakeEngine, layout: Layout) -> None:
     engine = make_engine(small, kv_layout=layout, parallel=2, context=512)
-    long = tokens((5, 60), (6, CHEAP_LOSS + 100))
-    run(engine, long)
+    first = tokens((5, 60), (6, 40))
+    run(engine, first)
     assert run(engine, tokens((5, 60), (7, 20))) == 60
-    assert run(engine, long) == long.size - 1
+    assert engine.stats().evictions == 0
+    assert run(engine, first) == first.size - 1
+
+
+def test_a_newcomer_takes_the_oldest_conversations_place(small: Model, make_engine: MakeEngine, layout: Layout) -> None:
+    engine = make_engine(small, kv_layout=layout, parallel=2, context=512)
+    oldest, first = tokens((9, 60)), tokens((5, 60), (6, 40))
+    run(engine, oldest)
+    run(engine, first)
+    assert run(engine, tokens((5, 60), (7, 20))) == 60
+    assert (engine.stats().evictions, engine.stats().evicted_tokens) == (1, oldest.size)
+    assert run(engine, first) == first.size - 1
+
+
+def test_a_few_tokens_are_not_worth_a_copy(small: Model, make_engine: MakeEngine, layout: Layout) -> None:
+    engine = make_engine(small, kv_layout=layout, parallel=2)
+    run(engine, tokens((5, 60), (6, WORTH_COPYING - 1)))
+    assert run(engine, tokens((5, 60), (7, 20))) == 60
+    stats = engine.stats()
+    assert (stats.sequences_cached, stats.evictions, stats.evicted_tokens) == (1, 1, WORTH_COPYING - 1)
+
+
+def test_a_prompt_computed_anew_takes_the_oldest_place_too(
+    small: Model, make_engine: MakeEngine, layout: Layout
+) -> None:
+    engine = make_engine(small, kv_layout=layout, parallel=2, context=512)
+    oldest, first = tokens((9, 60)), tokens((5, 60), (6, 40))
+    run(engine, oldest)
+    run(engine, first)
+    assert run(engine, tokens((5, 60), (7, 20)), cache_prompt=False) == 0
+    assert (engine.stats().evictions, engine.stats().evicted_tokens) == (1, oldest.size)
+    assert run(engine, first) == first.size - 1
+
+
+def test_what_a_prompt_computes_again_is_not_lost(small: Model, make_engine: MakeEngine, layout: Layout) -> None:
+    engine = make_engine(small, kv_layout=layout, parallel=1)
+    run(engine, tokens((5, 60)), max_tokens=6)
+    assert engine.stats().evictions == 0
+    run(engine, tokens((5, 60)))  # its answer's first five tokens are in the cache
+    assert (engine.stats().evictions, engine.stats().evicted_tokens) == (1, 5)
+    run(engine, tokens((5, 80)))
+    run(engine, tokens((5, 80)), cache_prompt=False)
+    assert engine.stats().evictions == 1
 
 
 def test_least_recently_used_goes_first(small: Model, make_engine: MakeEngine) -> None:

@@ -35,14 +35,17 @@ from knowledge.words import words
 from llama_native.arrays import Floats
 
 #: Stored as the file's user_version; a file of another version is not touched.
-_FORMAT = 1
+_FORMAT = 2
 #: Ranking takes some microseconds a chunk. Words that are in many chunks weigh next to nothing beside rarer ones, so
 #: they are left out of the search when the rarer ones are in so many chunks already.
 MAX_RANKED = 5_000
 _APPLICATION_ID = 0x4C55434B  # "LUCK" in ASCII
 _SCHEMA = """
-CREATE TABLE state (change INTEGER NOT NULL, recipe TEXT);
-INSERT INTO state VALUES (0, NULL);
+-- One row. Triggers keep the totals, which are asked for often: counting takes as long as there are chunks.
+CREATE TABLE state (
+    change INTEGER NOT NULL, recipe TEXT,
+    n_files INTEGER NOT NULL, n_skipped INTEGER NOT NULL, n_chunks INTEGER NOT NULL, n_tokens INTEGER NOT NULL);
+INSERT INTO state VALUES (0, NULL, 0, 0, 0, 0);
 -- A file gets a new id whenever its chunks change, so that ids tell what is new. Vectors: float32, little-endian.
 CREATE TABLE file (
     id INTEGER PRIMARY KEY AUTOINCREMENT, file TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
@@ -53,9 +56,17 @@ CREATE TABLE chunk (
 CREATE VIRTUAL TABLE word USING fts5(text, content='chunk', content_rowid='id', tokenize='porter unicode61');
 CREATE TRIGGER chunk_added AFTER INSERT ON chunk BEGIN
     INSERT INTO word(rowid, text) VALUES (new.id, new.text);
+    UPDATE state SET n_chunks = n_chunks + 1, n_tokens = n_tokens + new.n_tokens;
 END;
 CREATE TRIGGER chunk_removed AFTER DELETE ON chunk BEGIN
     INSERT INTO word(word, rowid, text) VALUES ('delete', old.id, old.text);
+    UPDATE state SET n_chunks = n_chunks - 1, n_tokens = n_tokens - old.n_tokens;
+END;
+CREATE TRIGGER file_added AFTER INSERT ON file BEGIN
+    UPDATE state SET n_files = n_files + 1, n_skipped = n_skipped + (new.skipped <> '');
+END;
+CREATE TRIGGER file_removed AFTER DELETE ON file BEGIN
+    UPDATE state SET n_files = n_files - 1, n_skipped = n_skipped - (old.skipped <> '');
 END;
 """
 _CHUNK = "c.number, c.start, c.stop, c.n_tokens, c.text"
@@ -205,8 +216,9 @@ class SqliteStore:
     def stats(self) -> StoreStats:
         """See `Store.stats`."""
         with self._reading() as db:
-            n_files, n_skipped = db.execute("SELECT count(*), count(nullif(skipped, '')) FROM file").fetchone()
-            n_chunks, n_tokens = db.execute("SELECT count(*), coalesce(sum(n_tokens), 0) FROM chunk").fetchone()
+            n_files, n_skipped, n_chunks, n_tokens = db.execute(
+                "SELECT n_files, n_skipped, n_chunks, n_tokens FROM state"
+            ).fetchone()
             pages, page_size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
             return StoreStats(n_files, n_skipped, n_chunks, n_tokens, pages * page_size, _recipe(db))
 

@@ -90,6 +90,34 @@ def test_changes_are_seen_by_all(store: SqliteStore, path: Path) -> None:
     other.close()
 
 
+def test_totals_follow_every_change_and_are_not_counted(store: SqliteStore) -> None:
+    def totals() -> tuple[int, ...]:
+        stats = store.stats()
+        return stats.n_files, stats.n_skipped, stats.n_chunks, stats.n_tokens
+
+    skipped = Document(FileRecord("c.bin", 5, 6, "digest", "binary"), [], vectors(0))
+    write(store, document("a", ["two words", "one"]), document("b", ["three more words"]), skipped)
+    assert totals() == (3, 1, 3, 6)
+    write(store, document("a", ["one"]), document("c.bin", ["text now"]))
+    assert totals() == (3, 0, 3, 6)
+    with store.writing():
+        store.delete(["a", "unknown"])
+    assert totals() == (2, 0, 2, 5)
+    read: set[str | None] = set()
+
+    def note(action: int, table: str | None, *_: object) -> int:
+        if action == sqlite3.SQLITE_READ:
+            read.add(table)
+        return sqlite3.SQLITE_OK
+
+    for connection in store._idle:
+        connection.set_authorizer(note)
+    assert totals() == (2, 0, 2, 5) and read == {"state"}, "what has a row for each file or chunk is not read"
+    with store.writing():
+        store.reset(RECIPE)
+    assert totals() == (0, 0, 0, 0)
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 700), st.integers(0, 99)), min_size=1, max_size=12))
 def test_search_is_exact_after_any_changes(store: SqliteStore, changes: list[tuple[int, int, int]]) -> None:

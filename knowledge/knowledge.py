@@ -51,8 +51,6 @@ class KnowledgeStats:
     :ivar state: "indexing", "waiting" for another indexer, "failed" (it tries again), or "idle".
     :ivar progress: share of the run under way that is done; None unless indexing.
     :ivar error: why the last run failed.
-    :ivar age: seconds since the store was last known to hold what the folder holds; 0 while changes are followed,
-        None before the first run has succeeded.
     """
 
     store: StoreStats
@@ -62,7 +60,6 @@ class KnowledgeStats:
     state: State
     progress: float | None
     error: str | None
-    age: float | None
 
 
 def open_store(settings: KnowledgeSettings) -> Store:
@@ -206,10 +203,13 @@ class Knowledge:
             state=self._state,
             progress=self._progress.share if self._state == "indexing" else None,
             error=self._error,
-            age=self._age(),
         )
 
-    def _age(self) -> float | None:
+    def age(self) -> float | None:
+        """Returns the seconds since the store was last known to hold what the folder holds, without asking the store.
+
+        0 while changes are followed, None before the first run has succeeded.
+        """
         at = self._current_at
         return 0.0 if self._followed else None if at is None else time.monotonic() - at
 

@@ -247,7 +247,7 @@ class Service:
         self.metrics.watch(meter)
         knowledge = self.knowledge
         if knowledge is not None:
-            self.metrics.watch(KnowledgeMetrics(knowledge.stats, config.instance_label))
+            self.metrics.watch(KnowledgeMetrics(knowledge.store.stats, knowledge.age, config.instance_label))
 
     def _load(self) -> Loaded:
         embedder = _load_embedder(self.config)

@@ -108,7 +108,7 @@ def test_a_folder_that_is_a_link_to_another_one_now(
     link.symlink_to(settings.data_path)
     with Knowledge(replace(settings, data_path=link), embedder) as knowledge:
         knowledge.start_watching()
-        until(lambda: knowledge.stats().age == 0)
+        until(lambda: knowledge.age() == 0)
         assert set(knowledge.store.files()) == {"rhubarb.txt"}
         new.symlink_to("second")
         new.rename(link)  # as `ln -sfn` and git-sync do: nothing changes in the folder that is watched
@@ -146,9 +146,9 @@ def test_two_servers_share_one_store(
         with held(one.store):
             (settings.data_path / "last.txt").write_text("The last one.")
             until(lambda: two.stats().state == "waiting")
-            assert (two.stats().age or 0) > 0
+            assert (two.age() or 0) > 0
         until(lambda: "last.txt" in two.store.files())
-        until(lambda: one.stats().age == two.stats().age == 0)
+        until(lambda: one.age() == two.age() == 0)
 
 
 def test_the_age_while_the_folder_is_away(
@@ -156,13 +156,13 @@ def test_the_age_while_the_folder_is_away(
 ) -> None:
     monkeypatch.setattr("knowledge.knowledge._RETRY_SECONDS", 0.1)
     with Knowledge(settings, embedder) as knowledge:
-        assert knowledge.stats().age is None
+        assert knowledge.age() is None
         knowledge.start_watching()
-        until(lambda: knowledge.stats().age == 0)
+        until(lambda: knowledge.age() == 0)
         away = settings.data_path.rename(settings.data_path.with_name("away"))
-        until(lambda: (knowledge.stats().age or 0) > 0.5)
+        until(lambda: (knowledge.age() or 0) > 0.5)
         away.rename(settings.data_path)
-        until(lambda: knowledge.stats().age == 0)
+        until(lambda: knowledge.age() == 0)
 
 
 def test_without_watching_it_indexes_once(settings: KnowledgeSettings, embedder: Embedder, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_without_watching_it_indexes_once(settings: KnowledgeSettings, embedder:
         knowledge._thread.join(60)
         assert not knowledge._thread.is_alive()
         assert len(knowledge.store.files()) == 1
-        assert (knowledge.stats().age or 0) > 0, "nobody looks whether it is still current"
+        assert (knowledge.age() or 0) > 0, "nobody looks whether it is still current"
     assert tmp_path.exists()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from knowledge.knowledge import Knowledge
 from knowledge.postgres import PostgresStore
 from knowledge.postgres_connections import connection_settings
 from knowledge.settings import KnowledgeSettings
-from knowledge.store import StoreError, StoreTakenError
+from knowledge.store import StoreError, StoreStats, StoreTakenError
+from server.knowledge_metrics import KnowledgeMetrics
 from tests.knowledge.stores import document, vectors, write
 
 
@@ -56,6 +58,20 @@ def enter_writing(store: PostgresStore) -> None:
         pass
 
 
+@contextmanager
+def paused(server: Any) -> Iterator[None]:
+    """Stop every process of the database within the block: connections stay, and nothing answers."""
+    postmaster = server.get_postmaster_info().process
+    processes = [postmaster, *postmaster.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
 def test_a_paused_database_is_away_until_it_goes_on(
     store: PostgresStore, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,11 +79,7 @@ def test_a_paused_database_is_away_until_it_goes_on(
     write(store, document("a.txt", ["kept"]))
     warm, cold = PostgresStore(server.get_uri()), PostgresStore(server.get_uri())
     assert warm.lexical("kept", 1)
-    postmaster = server.get_postmaster_info().process
-    paused = [postmaster, *postmaster.children(recursive=True)]
-    for process in paused:
-        process.suspend()
-    try:
+    with paused(server):
         found = outcomes(
             lambda: warm.lexical("kept", 1),
             lambda: warm.dense(vectors(1)[0], 1, "fingerprint"),
@@ -76,14 +88,39 @@ def test_a_paused_database_is_away_until_it_goes_on(
             lambda: cold.lexical("kept", 1),
             cold.stats,
         )
-    finally:
-        for process in paused:
-            process.resume()
     for outcome in found:
         assert isinstance(outcome, StoreError) and "cannot be reached" in str(outcome)
     for back in (warm, cold, store):
         assert [hit.chunk.text for hit in back.lexical("kept", 1)] == ["kept"]
         back.close()
+
+
+def test_a_paused_database_holds_no_scrape(store: PostgresStore, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "PATIENCE", 4.0)
+    write(store, document("a.txt", ["kept"]))
+    asked: list[str] = []
+
+    def ask() -> StoreStats:
+        asked.append("asked")
+        try:
+            return store.stats()
+        finally:
+            asked.append("answered")
+
+    metrics = KnowledgeMetrics(ask, lambda: 5.0, "x")
+
+    def scrape() -> dict[str, float]:
+        return {family.name: family.samples[0].value for family in metrics.collect()}
+
+    until(lambda: scrape().get("lucid_knowledge_files") == 1)
+    until(lambda: asked[-1] == "answered")
+    with paused(server):
+        until(lambda: scrape() != {} and asked[-1] == "asked")
+        scrapes = [scrape() for _ in range(100)]
+        assert asked[-1] == "asked", "the store still hangs after a hundred scrapes"
+        assert all(one["lucid_knowledge_chunks"] == 1 and one["lucid_knowledge_age_seconds"] == 5 for one in scrapes)
+        until(lambda: scrape() == {})
+    until(lambda: scrape().get("lucid_knowledge_files") == 1)
 
 
 def test_a_search_that_waits_in_the_database_is_given_up_on_both_sides(

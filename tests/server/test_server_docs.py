@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 from powercap import write_zone
 from prometheus_client.metrics_core import Metric
-from server_process import ROOT
+from server_process import ROOT, eventually
 
 from engine import PHASES, Engine, EngineSettings, Request
-from knowledge.knowledge import KnowledgeStats
 from knowledge.store import StoreStats
 from llama_native import Model
 from server import config
@@ -48,9 +47,8 @@ def families(engine: Engine, powercap: Path) -> list[Metric]:
     metrics = Metrics("x")
     meter = EnergyMeter(rapl_domains(powercap), engine.stats, "x")
     facts = Facts(engine.model, Path("model.gguf"), "name", "x")
-    knowledge = KnowledgeMetrics(
-        lambda: KnowledgeStats(StoreStats(1, 2, 3, 4, 5, None), "where", "model", 384, "idle", None, None, 6.0), "x"
-    )
+    knowledge = KnowledgeMetrics(lambda: StoreStats(1, 2, 3, 4, 5, None), lambda: 6.0, "x")
+    eventually(lambda: list(knowledge.collect()), "the size of the knowledge base is known")
     for collector in (EngineCollector(engine, Turns(1), "x"), ProcessMetrics("x"), facts, meter, knowledge):
         metrics.watch(collector)
     metrics.phases.labels("x", "k", "p")

@@ -12,20 +12,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from llama_native import group_folders
+
 
 class _Files(NamedTuple):
     """Where a version of control groups keeps its figures, and what it calls the pages that it can take back."""
 
-    root: str
     limit: str
     used: str
     cached: tuple[str, str]
 
 
-_V2: Final = _Files("", "memory.max", "memory.current", ("active_file", "inactive_file"))
-_V1: Final = _Files(
-    "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")
-)
+_V2: Final = _Files("memory.max", "memory.current", ("active_file", "inactive_file"))
+_V1: Final = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
 
 
 def free_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -42,16 +41,9 @@ def free_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup"
 
 def _rooms(proc: Path, groups: Path) -> Iterator[int]:
     """Yield what each control group of this process, the outer ones included, has left of its limit."""
-    with suppress(OSError, ValueError):
-        for line in (proc / "self" / "cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers in ("", "memory"):
-                files = _V1 if controllers else _V2
-                # In a container the path may be the host's: what does not exist there is skipped.
-                parts = Path(path).parts[1:]
-                for depth in range(len(parts) + 1):
-                    with suppress(OSError, ValueError):  # "max" is no number: no limit
-                        yield _room(groups / files.root / Path(*parts[:depth]), files)
+    for folder, first_version in group_folders("memory", proc, groups):
+        with suppress(OSError, ValueError):  # "max" is no number: no limit
+            yield _room(folder, _V1 if first_version else _V2)
 
 
 def _room(group: Path, files: _Files) -> int:

@@ -39,8 +39,13 @@ STEP_SECONDS: Final = 0.300
 #: Longest request by default; the model's own limit may be lower.
 CONTEXT: Final = 4096
 
-#: Sequences by default, without and with a GPU. On a CPU eight decode almost as fast together as more would.
+#: Sequences by default without a GPU: at least and at most so many, one for each thread between. On two cores eight
+#: decode almost as fast together as more would. A step reads all weights once, whatever it computes: the more cores
+#: compute, the more sequences it takes until they, and not memory, bound it.
 PARALLEL_CPU: Final = 8
+MOST_PARALLEL_CPU: Final = 32
+
+#: Sequences by default with a GPU.
 PARALLEL_GPU: Final = 16
 
 #: llama.cpp's flash attention on CPUs takes queries in tiles of so many; fewer take a slower path, and a tile that is
@@ -98,7 +103,8 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
     if model.params.n_gpu_layers and not offloaded:
         log.warning("%d layers were to go to a GPU, but this build or host has none", model.params.n_gpu_layers)
     context = settings.context or max(SMALLEST_CONTEXT, min(model.n_ctx_train, CONTEXT))
-    parallel = settings.parallel or (PARALLEL_GPU if offloaded else PARALLEL_CPU)
+    threads = settings.threads or available_cpus()
+    parallel = settings.parallel or (PARALLEL_GPU if offloaded else parallel_for(threads))
     budget = (_free_device_memory() if offloaded else _free_beside_weights(model, settings)) * KV_SHARE
 
     def too_large() -> bool:
@@ -120,7 +126,6 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
     )
     if context > model.n_ctx_train > 0:
         log.warning("requests of %d tokens: the model was trained on %d, expect nonsense", context, model.n_ctx_train)
-    threads = settings.threads or available_cpus()
     plan = Plan(
         parallel=parallel,
         context=context,
@@ -137,6 +142,11 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
     )
     context_params(plan).check(model)  # before seconds are spent on measuring
     return plan
+
+
+def parallel_for(threads: int) -> int:
+    """How many sequences to decode at once on so many threads without a GPU, where memory allows."""
+    return max(PARALLEL_CPU, min(MOST_PARALLEL_CPU, threads))
 
 
 def grain(model: Model, plan: Plan) -> int:

@@ -37,7 +37,7 @@ class EngineSettings:
     """Settings of one engine."""
 
     parallel: int = 0
-    """Sequences decoded at once; 0 chooses from memory and device."""
+    """Sequences decoded at once; 0 chooses from device, threads and memory."""
     context: int = 0
     """Most tokens of one request, prompt and answer; 0 chooses from the model and memory."""
     kv_cells: int = 0

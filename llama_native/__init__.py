@@ -9,7 +9,8 @@ from llama_native import samplers
 from llama_native.backend import Device, build_info, devices, system_info
 from llama_native.batch import Batch
 from llama_native.context import Context
-from llama_native.context_params import ContextParams, available_cpus, kv_cache_bytes
+from llama_native.context_params import ContextParams, kv_cache_bytes
+from llama_native.control_groups import available_cpus, group_folders
 from llama_native.embedding import embed
 from llama_native.enums import (
     Attention,
@@ -125,6 +126,7 @@ __all__ = [
     "devices",
     "embed",
     "generate",
+    "group_folders",
     "kv_cache_bytes",
     "mask_words",
     "quantize",

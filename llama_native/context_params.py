@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from llama_native.control_groups import available_cpus
 from llama_native.enums import Attention, FlashAttention, GgmlType, Pooling, RopeScaling
 from llama_native.errors import ContextError
 from llama_native.ffi import C, ffi
@@ -137,11 +138,6 @@ class ContextParams:
         params.kv_unified = self.kv_unified
         params.no_perf = not self.measure
         return params
-
-
-def available_cpus() -> int:
-    """Returns how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def kv_cache_bytes(model: Model, params: ContextParams) -> int:

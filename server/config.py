@@ -239,7 +239,13 @@ class Config:
         ),
     ]
     model_parallel: Annotated[
-        int, Variable(kinds.integer(0, 256, note=_CHOSEN), "0", "Requests that are computed at once.")
+        int,
+        Variable(
+            kinds.integer(0, 256, note=_CHOSEN),
+            "0",
+            "Requests that are computed at once. Chosen: one a thread, at least 8, at most 32; 16 with a GPU; fewer "
+            "where memory is short.",
+        ),
     ]
     model_path: Annotated[Path, Variable(kinds.PATH, "model/model.gguf", "The chat model, a GGUF file.")]
     model_prompt_template: Annotated[
@@ -283,7 +289,12 @@ class Config:
         ),
     ]
     model_threads: Annotated[
-        int, Variable(kinds.integer(0, 512, note="0 = measured, or all cores"), "0", "CPU threads that compute.")
+        int,
+        Variable(
+            kinds.integer(0, 512, note="0 = measured, or all cores"),
+            "0",
+            "CPU threads that compute. All cores: of the process, or its quota (cgroups).",
+        ),
     ]
     otel_exporter_otlp_endpoint: Annotated[
         str | None,

@@ -141,6 +141,13 @@ def test_a_kv_cache_larger_than_the_machine_is_refused_before_measuring(small: M
         make_plan(small, EngineSettings(context=2**26, parallel=16))
 
 
+def test_by_default_more_cores_compute_more_at_once(small: Model) -> None:
+    chosen = [make_plan(small, EngineSettings(threads=threads)).parallel for threads in (1, 2, 8, 12, 64)]
+    assert chosen == [8, 8, 8, 12, 32]
+    assert make_plan(small, EngineSettings(threads=64, parallel=2)).parallel == 2
+    assert make_plan(small, EngineSettings(threads=64, memory=0)).parallel == 1
+
+
 def test_by_default_as_many_wait_as_are_computed(small: Model) -> None:
     assert make_plan(small, EngineSettings(parallel=3)).max_queue == 9
     assert make_plan(small, EngineSettings(parallel=3, max_queue=0)).max_queue == 0

@@ -206,11 +206,12 @@ def _free_device_memory() -> int:
 
 
 def warm_up(context: Context, size: int) -> float:
-    """Run one step of each kind, so that the first request finds memory and threads in place.
+    """Run one step of each kind, so that the first request finds memory, threads and the vocabulary's tables in place.
 
     `size` is how many tokens a sequence may have. Returns how long it took, in seconds.
     """
     begin = clock()
+    context.model.vocab.prepare()
     batch = Batch(context.n_batch)
     prompt = min(32, size - 2)
     batch.extend(np.zeros(prompt, dtype=np.int32), 0, 0, output_last=True)

@@ -140,6 +140,10 @@ class Vocab(Resource):
         """Returns the token's score in the vocabulary; its meaning depends on the tokenizer."""
         return float(C.llama_vocab_get_score(self._checked(token).pointer, token))
 
+    def prepare(self) -> None:
+        """Reads what `token_bytes` and `eog_tokens` look up, which the first call of each would do: some 30 ms."""
+        _ = self._pieces, self.eog_tokens
+
     @cached_property
     def eog_tokens(self) -> frozenset[int]:
         """All tokens that end a generation."""

@@ -15,7 +15,7 @@ from tests.deploy.files import DEPLOY, ROOT, documents, manifest, rendered
 OVERLAYS = ("cpu", "cuda")
 CUSTOM = {"HTTPRoute", "InferencePool", "ServiceMonitor"}
 #: What a pod's fields and resources would give.
-FIELDS = {"metadata.name": "lucid-llm-5d4f-x2x9z", "limits.cpu": "4"}
+FIELDS = {"metadata.name": "lucid-llm-5d4f-x2x9z"}
 GUNICORN_ADDS = 5  # seconds, server/gunicorn_settings.py
 MOST_TO_LOAD = 15 * 60  # seconds, docs/DEPLOYMENT.md
 
@@ -34,9 +34,7 @@ def environment(overlay: str) -> dict[str, str]:
         if "secretKeyRef" in source:
             assert source["secretKeyRef"]["optional"] is True
         elif source:
-            values[entry["name"]] = FIELDS[
-                source["fieldRef"]["fieldPath"] if "fieldRef" in source else source["resourceFieldRef"]["resource"]
-            ]
+            values[entry["name"]] = FIELDS[source["fieldRef"]["fieldPath"]]
         else:
             values[entry["name"]] = entry["value"]
     return values
@@ -68,7 +66,8 @@ def test_environment_is_a_valid_configuration(overlay: str) -> None:
     ports = {port["name"]: port["containerPort"] for port in container(overlay)["ports"]}
     assert ports == {"http": settings.http_address.port, "metrics": settings.prometheus_http_address.port}
     assert settings.instance_label == FIELDS["metadata.name"]
-    assert settings.model_threads == 4
+    assert settings.model_threads == 0, "the server reads the quota that the limit becomes"
+    assert float(container(overlay)["resources"]["limits"]["cpu"]) >= 1
     assert bool(settings.model_gpu_layers) == (overlay == "cuda")
     mounts = {mount["mountPath"] for mount in container(overlay)["volumeMounts"]}
     assert {str(settings.model_path.parent), str(settings.embedding_model.parent), str(settings.data_path)} <= mounts

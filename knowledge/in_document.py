@@ -21,7 +21,8 @@ BEGINNING: Final = 3
 def in_document(vectors: Floats, weight: float) -> Floats:
     """Returns the vectors (n, dimensions) of a document's chunks, moved towards its beginning by `weight`, 0 to 1.
 
-    They are not of length 1 any more; a document of one chunk keeps its own. 0 changes nothing.
+    Those of length 1 come out shorter, each by as much as it differs from the beginning; a document of one chunk keeps
+    its own. 0 changes nothing.
     """
     if len(vectors) < 2 or not weight:
         return vectors

@@ -88,7 +88,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file's record with its chunks and their vectors, float32 (len(chunks), dimensions), each of length 1."""
+    """A file's record with its chunks and their vectors, float32 (len(chunks), dimensions).
+
+    A vector is of length 1, or less if it was moved towards its document's beginning (`knowledge.in_document`), so the
+    largest dot product is not the smallest angle or distance: stores search by the dot product itself.
+    """
 
     record: FileRecord
     chunks: Sequence[Chunk]

@@ -12,7 +12,8 @@ import pytest
 
 from bench import corpus, grounding, retrieval
 from bench.corpus import KnownItem
-from bench.knowledge_postgres import enlarge
+from bench.knowledge_postgres import CHUNKS_PER_FILE, enlarge, in_files
+from knowledge.in_document import in_document
 from knowledge.knowledge import Knowledge
 from knowledge.settings import KnowledgeSettings
 from knowledge.store import Chunk, Hit
@@ -148,3 +149,15 @@ def test_wordings_hold_passages_and_question() -> None:
     for name, wording in (*grounding.WORDINGS.items(), ("default", grounding.default_wording())):
         text = "\n".join(message.text("m") for message in wording(grounds, "which text?"))
         assert "which text?" in text and "text 0 of b." in text and "{" not in text, name
+
+
+def test_vectors_are_those_that_the_indexer_would_write() -> None:
+    rng = np.random.default_rng(3)
+    vectors = rng.standard_normal((250, 8)).astype(np.float32)
+    documents = np.concatenate([rng.permutation([7] * 130 + [3] * 119), [5]])
+    order, begins, moved = in_files(vectors, documents, 0.35)
+    assert sorted(order.tolist()) == list(range(250))
+    assert begins == [0, CHUNKS_PER_FILE, 119, 120, 120 + CHUNKS_PER_FILE]
+    for begin, end in zip(begins, [*begins[1:], 250], strict=True):
+        assert len(set(documents[order[begin:end]])) == 1
+        np.testing.assert_array_equal(moved[begin:end], in_document(vectors[order[begin:end]], 0.35))

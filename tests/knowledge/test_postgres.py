@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from knowledge import postgres
 from knowledge.embedder import Embedder
+from knowledge.in_document import in_document
 from knowledge.postgres import Hnsw, PostgresStore
+from knowledge.settings import KnowledgeSettings
 from knowledge.store import Document, FileRecord, Hit, StoreBusyError, StoreError, StoreMismatchError
 from server import config
 from server.documents import open_knowledge
@@ -143,18 +145,20 @@ def test_another_models_vectors_are_never_compared(store: PostgresStore) -> None
 def test_the_index_is_built_used_and_kept_current(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "INDEX_FROM", 2000)
     store = PostgresStore(server.get_uri(), Hnsw(m=8, ef_construction=32, ef_search=40))
-    texts, many = [f"text {i}" for i in range(2100)], vectors(2100)
+    moved = [in_document(vectors(20, seed=1000 + n), KnowledgeSettings().document_weight) for n in range(105)]
+    many = np.concatenate(moved)
     with store.writing():
         store.reset(RECIPE)
-        write_all = Document(FileRecord("many.txt", 1, 1, "d"), document("x", texts).chunks, many)
-        store.replace([write_all])
+        texts = [f"text {i}" for i in range(20)]
+        store.replace([replace(document(f"{n:03}", texts), vectors=some) for n, some in enumerate(moved)])
     write(store, document("late.txt", ["late"], seed=99))
     (hit, *_) = store.dense(vectors(1, seed=99)[0], 10, "fingerprint")
     assert hit.file == "late.txt"
     right = 0
     for query in vectors(50, seed=5):
-        hits = {h.chunk.index for h in store.dense(query, 10, "fingerprint") if h.file == "many.txt"}
-        right += len(hits & set(np.argsort(-(many @ query))[:10].tolist()))
+        hits = store.dense(query, 10, "fingerprint")
+        rows = {20 * int(hit.file) + hit.chunk.index for hit in hits if hit.file != "late.txt"}
+        right += len(rows & set(np.argsort(-(many @ query))[:10].tolist()))
     assert right / 500 >= 0.9
     assert len(store.dense(vectors(1)[0], 300, "fingerprint")) == 300  # more than ef_search
     store.close()

@@ -108,7 +108,7 @@ def batched_bench(
 
     Raises ToolMissingError, ToolFailedError, subprocess.TimeoutExpired.
     """
-    context = sequences * _round_up(prompt + generate, 256)
+    context = sequences * cells(prompt + generate)
     sizes = ["-npp", str(prompt), "-ntg", str(generate), "-npl", str(sequences), "-c", str(context), "-ngl", "0"]
     layout = ["--kv-unified"] if settings.kv_unified else ["--no-kv-unified"]
     program = str(tool("llama-batched-bench", settings.tools))
@@ -119,5 +119,6 @@ def batched_bench(
     raise ToolFailedError("llama-batched-bench printed no result: is the context too small?")
 
 
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+def cells(tokens: int) -> int:
+    """Context cells of a sequence that may have so many tokens: llama.cpp rounds up to a multiple of 256."""
+    return -(-tokens // 256) * 256

@@ -1,8 +1,8 @@
 """The native loop beside llama-bench and llama-batched-bench of the same build: what Python costs.
 
-Prefill and greedy decode at each depth, and decode of several sequences at once. Both sides get the same threads,
-thread pool, flash attention, batch sizes, KV types and context sizes, both warm up first, and their runs alternate. The
-native loop also samples and detokenizes; llama-bench feeds random tokens.
+Prefill and greedy decode at each depth, and decode of several sequences of each depth at once. Both sides get the same
+threads, thread pool, flash attention, batch sizes, KV types and context sizes, both warm up first, and their runs
+alternate. The native loop also samples and detokenizes; llama-bench feeds random tokens.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Case:
 def prefill_rate(model: Model, settings: NativeSettings, prompt: int, depth: int) -> float:
     """Tokens/s of `llama_native.generate` up to its first token, behind `depth` tokens, after a warm-up."""
     tokens = random_tokens(model, depth + prompt)
-    with native_context(model, settings, depth + prompt + 1, 1) as context:
+    with native_context(model, settings, depth + prompt, 1) as context:
         next(generate(context, tokens[depth:], max_tokens=1))
         context.memory.clear(data=False)
         if depth:
@@ -62,7 +62,7 @@ def prefill_rate(model: Model, settings: NativeSettings, prompt: int, depth: int
 def decode_rate(model: Model, settings: NativeSettings, tokens: int, depth: int) -> float:
     """Tokens/s of `llama_native.generate` after its first token, after a warm-up of one token."""
     prompt = random_tokens(model, max(depth, 1))
-    with native_context(model, settings, len(prompt) + tokens + 1, 1) as context:
+    with native_context(model, settings, len(prompt) + tokens, 1) as context:
         for _ in generate(context, prompt[:1], max_tokens=2, ignore_eog=True):
             pass
         context.memory.clear(data=False)
@@ -98,8 +98,8 @@ def cases(model: Model, settings: NativeSettings, options: argparse.Namespace) -
                 partial(llama_tools.bench, settings, 0, options.generate, depth),
             ),
         ]
-    if options.sequences > 1:
-        point = Point(options.sequences, options.sequences_prompt, options.generate)
+    for prompt in options.sequences_prompt if options.sequences > 1 else ():
+        point = Point(options.sequences, prompt, options.generate)
         for unified, layout in ((False, "streams"), (True, "unified")):
             chosen = replace(settings, kv_unified=unified)
             found.append(
@@ -123,7 +123,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--sequences", type=int, default=8, help="sequences decoded at once; 1 leaves it out (%(default)s)"
     )
-    parser.add_argument("--sequences-prompt", type=int, default=128, help="context of each of them (%(default)s)")
+    parser.add_argument(
+        "--sequences-prompt", type=int, nargs="+", default=[128, 1024], help="contexts of each of them (128 1024)"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="runs of each side (%(default)s)")
     parser.add_argument(
         "--flash-attention", choices=("auto", "on", "off"), default="auto", help="for both sides (%(default)s)"
@@ -136,7 +138,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args(arguments)
     smallest = min(options.threads, options.prompt, options.generate, options.sequences, options.repeats)
-    if smallest < 1 or options.sequences_prompt < 1 or min(options.depth) < 0 or not 0 <= options.poll <= 100:
+    if smallest < 1 or min(options.sequences_prompt) < 1 or min(options.depth) < 0 or not 0 <= options.poll <= 100:
         parser.error("sizes, --threads and --repeats must be at least 1, --depth at least 0, --poll 0 to 100")
     return options
 

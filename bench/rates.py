@@ -19,10 +19,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bench.llama_tools import NativeSettings, ToolFailedError
+from bench.llama_tools import NativeSettings, ToolFailedError, cells
 from llama_native import Batch, Context, ContextParams, FlashAttention, GgmlType, Model, ThreadPool
 
 Tokens = npt.NDArray[np.int32]
+
+#: Tokens of prompt and of answer before anything is timed.
+_WARM_UP = 64
+_WARM_UP_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,8 @@ class Rates:
 @contextmanager
 def native_context(model: Model, settings: NativeSettings, tokens: int, sequences: int) -> Iterator[Context]:
     """A context for `tokens` tokens in each of `sequences`, with the thread pool that llama.cpp's tools create."""
-    cells = sequences * (-(-tokens // 256) * 256)
     params = ContextParams(
-        n_ctx=cells,
+        n_ctx=sequences * cells(tokens),
         n_batch=settings.n_batch,
         n_ubatch=settings.n_ubatch,
         n_seq_max=sequences,
@@ -110,11 +113,13 @@ def decode(context: Context, batch: Batch, start: int, sequences: int, steps: in
 
 def measure(model: Model, settings: NativeSettings, point: Point, repeats: int = 1) -> Rates:
     """Measure a point; medians of `repeats`, after a warm-up."""
-    longest = max((*point.prefill, 1)) + point.prefill_depth
-    tokens = random_tokens(model, max(longest, point.depth, 64))
+    longest = max((*point.prefill, 1)) + max(point.prefill_depth, 1)
+    tokens = random_tokens(model, max(longest, point.depth, _WARM_UP))
     rates: list[float] = []
     seconds: dict[int, list[float]] = {size: [] for size in point.prefill}
-    with native_context(model, settings, max(point.depth + point.generate, longest) + 8, point.sequences) as context:
+    # As many cells as llama-batched-bench gets for such a point: no more than its tokens need.
+    room = max(point.depth + point.generate, longest, _WARM_UP + _WARM_UP_STEPS)
+    with native_context(model, settings, room, point.sequences) as context:
         batch = Batch(context.n_batch)
         _warm_up(context, batch, tokens)
         for _ in range(repeats):
@@ -131,8 +136,8 @@ def measure(model: Model, settings: NativeSettings, point: Point, repeats: int =
 
 
 def _warm_up(context: Context, batch: Batch, tokens: Tokens) -> None:
-    prefill(context, batch, tokens[:64], 0, 0)
-    decode(context, batch, 64, 1, 2)
+    prefill(context, batch, tokens[:_WARM_UP], 0, 0)
+    decode(context, batch, _WARM_UP, 1, _WARM_UP_STEPS)
     context.memory.clear(data=False)
 
 

@@ -195,12 +195,15 @@ def test_native(root: Path, chat_model_path: Path, llama_server: Path, tmp_path:
     path = tmp_path / "native.json"
     done = command(
         root, "bench.native", "--model", str(chat_model_path), "--prompt", "16", "--generate", "4", "--depth", "0",
-        "32", "--sequences", "2", "--sequences-prompt", "8", "--repeats", "1", "--json", str(path),
+        "32", "--sequences", "2", "--sequences-prompt", "8", "24", "--repeats", "1", "--json", str(path),
         "--tools", str(llama_server.parent),
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
     cases = results(path, "bench.native")
-    assert len(cases) == 6
+    assert len(cases) == 8
+    assert [case["name"] for case in cases if "sequences" in case["name"]] == [
+        f"decode 4, 2 sequences of {depth}, {layout}" for depth in (8, 24) for layout in ("streams", "unified")
+    ]
     assert all(case["ratio"] > 0 for case in cases)
 
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import signal
 import socket
 import sys
 import time
 from importlib.util import find_spec
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import gunicorn.arbiter
@@ -29,6 +28,7 @@ from server.config import ConfigError
 from server.kinds import Address
 from server.metrics_endpoint import Endpoint
 from server.metrics_sum import WORKERS_LOST
+from server.stops import Stops
 from server.vitals import Ending
 
 if TYPE_CHECKING:
@@ -47,9 +47,6 @@ EARLY_ENDINGS: Final = 3
 
 #: How many did, up to now.
 _early = 0
-
-#: A SIGTERM that comes within this many seconds after the first is the same one.
-SAME_SIGNAL_SECONDS: Final = 1.0
 
 #: glibc's number for the most heaps that threads spread over (malloc.h), and how many are enough.
 _M_ARENA_MAX: Final = -8
@@ -123,47 +120,9 @@ def before_start(arbiter: Arbiter) -> None:
                 _check_free("HTTP_ADDRESS", Address(*bound[:2]))
     if settings.otel_exporter_otlp_endpoint and find_spec("opentelemetry.exporter") is None:
         _fail("OTEL_EXPORTER_OTLP_ENDPOINT needs the extra otel; pip install 'lucid-llm[otel]', or unset it")
-    _halt_once(arbiter)
-    _force_by_second_sigterm(arbiter)
+    Stops(arbiter)
     _few_heaps()
     _open_endpoint(settings.prometheus_http_address)
-
-
-def _halt_once(arbiter: Arbiter) -> None:
-    """Let a stop go on when a further worker says that it could not boot.
-
-    gunicorn raises `HaltServer` for each of them, also out of the stop that the first one brought about: that would end
-    in a traceback and exit code 1, before `after_all`.
-    """
-    reap = arbiter.reap_workers
-
-    def reap_workers() -> None:
-        try:
-            reap()
-        except HaltServer:
-            if arbiter.LISTENERS:  # else it is stopping already
-                raise
-
-    arbiter.reap_workers = reap_workers  # type: ignore[method-assign]
-
-
-def _force_by_second_sigterm(arbiter: Arbiter) -> None:
-    """Take a SIGTERM during a stop for a SIGQUIT, which ends what is under way; gunicorn takes it for nothing.
-
-    Supervisors that tell a process and then its group send two within a moment: those are one.
-    """
-    first = 0.0
-
-    def queue(sig: int, frame: FrameType | None) -> None:
-        nonlocal first
-        if sig == signal.SIGTERM:
-            first = first or time.monotonic()
-            if time.monotonic() - first > SAME_SIGNAL_SECONDS:
-                sig = signal.SIGQUIT
-        take(sig, frame)
-
-    take = arbiter.signal
-    arbiter.signal = queue  # type: ignore[method-assign]
 
 
 def _few_heaps() -> None:

@@ -26,7 +26,7 @@ import msgspec
 from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[attr-defined]
 
-from server import boot, config
+from server import boot, config, stops
 from server.connections import SHORTAGES, Connections, half_close
 from server.errors import ApiError, internal
 from server.request_id import request_id
@@ -102,6 +102,10 @@ class Worker(ThreadWorker):
         """
         service = self.wsgi.service
         service.vitals = self.vitals
+        if not self.alive:  # it was stopped while it imported the application
+            self.vitals.ending = service.ending
+            service.close()
+            return
         threading.Thread(target=self._run_closer, name="closer", daemon=True).start()
         summed = boot.endpoint().serve(service.metrics.registry)
         self._limit_connections()
@@ -128,6 +132,11 @@ class Worker(ThreadWorker):
             self.log.critical("the engine failed; this worker ends and another one takes its place")
             self.cfg.set("graceful_timeout", LAST_WORDS)
             self.alive = False
+
+    def init_signals(self) -> None:
+        """Take signals from now on; see `stops.Stops.spawn_worker`."""
+        super().init_signals()
+        stops.accept_signals()
 
     def get_thread_pool(self) -> Threads:
         """Return the pool of threads that serve connections."""
@@ -230,9 +239,10 @@ class Worker(ThreadWorker):
         self._stop_within(0, sig, frame)
 
     def _stop_within(self, seconds: float, sig: int, frame: FrameType | None) -> None:
-        self.wsgi.service.draining = True
-        self.cfg.set("graceful_timeout", math.ceil(seconds) + LAST_WORDS)
-        self._stops.put(seconds)
+        if self.booted:  # else there is no service yet, and `run` will see that it is over
+            self.wsgi.service.draining = True
+            self.cfg.set("graceful_timeout", math.ceil(seconds) + LAST_WORDS)
+            self._stops.put(seconds)
         super().handle_exit(sig, frame)
 
     def _run_closer(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from server_process import MODEL, PATIENCE, ROOT, ServerProcess, eventually, free_port
 
-from server.boot import SAME_SIGNAL_SECONDS
+from server.stops import SAME_SIGNAL_SECONDS
 
 Launch = Callable[..., ServerProcess]
 GUNICORN = (sys.executable, "-m", "gunicorn")

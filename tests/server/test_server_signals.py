@@ -1,0 +1,93 @@
+"""Signals that come when the server is busy with something else: forking a worker, importing, reloading."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from server_process import ServerProcess, eventually
+
+from server.stops import SAME_SIGNAL_SECONDS
+
+Launch = Callable[..., ServerProcess]
+SMALL = {"MODEL_CONTEXT": "512", "MODEL_PARALLEL": "1", "EMBEDDING_MODEL": "none", "LOG_LEVEL": "debug"}
+
+
+def children(server: ServerProcess) -> list[str]:
+    """The process ids of the workers."""
+    master = server.process.pid
+    return Path(f"/proc/{master}/task/{master}/children").read_text().split()
+
+
+def wait_forked(server: ServerProcess, besides: str = "") -> None:
+    """Wait until there is a worker, besides `besides`, without giving it time."""
+    while set(children(server)) <= {besides}:
+        assert server.process.poll() is None, server.output
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", [0.0, 0.15])
+def test_a_stop_while_the_worker_imports(launch: Launch, sig: signal.Signals, moment: float) -> None:
+    server = launch(**SMALL)
+    wait_forked(server)
+    time.sleep(moment)
+    begin = time.monotonic()
+    assert server.stop(sig) == 0
+    assert time.monotonic() - begin < 25, "the worker missed the signal and was killed after GRACEFUL_TIMEOUT"
+    assert "Traceback" not in server.output
+    assert "SIGKILL" not in server.output
+
+
+def test_reloads_in_quick_succession(launch: Launch) -> None:
+    server = launch(**SMALL)
+    server.wait_ready()
+    first = str(server.worker)
+    server.process.send_signal(signal.SIGHUP)
+    wait_forked(server, besides=first)
+    server.process.send_signal(signal.SIGHUP)  # the one that it just began with is stopped while it imports
+    eventually(lambda: server.output.count("Handling signal: hup") == 2, "the second one is obeyed")
+    eventually(lambda: len(children(server)) == 1, "one worker is left")
+    server.wait_ready()
+    assert server.chat("hi", max_tokens=1).status == 200
+    assert server.metric("lucid_workers_lost_total") == 0
+    assert server.stop() == 0
+    assert "Traceback" not in server.output
+
+
+def test_a_stop_and_its_repetition_while_a_reload_waits(launch: Launch) -> None:
+    server = launch(**{**SMALL, "MODEL_CONTEXT": "8192"}, GRACEFUL_TIMEOUT="600")
+    server.wait_ready()
+    first = str(server.worker)
+    sock = server.open_chat("Tell a story.", stream=True, max_tokens=8000, ignore_eos=True)
+    data = sock.recv(4096)
+    assert data.startswith(b"HTTP/1.1 200 ")
+    server.process.send_signal(signal.SIGHUP)
+    wait_forked(server, besides=first)
+    server.process.send_signal(signal.SIGTERM)
+    eventually(lambda: "Handling signal: term" in server.output, "the stop is obeyed")
+    eventually(lambda: children(server) == [first], "the new worker ends, the old one finishes its answer")
+    time.sleep(2 * SAME_SIGNAL_SECONDS)
+    assert sock.recv(1 << 20)
+    assert server.process.poll() is None
+    server.process.send_signal(signal.SIGTERM)
+    while more := sock.recv(65536):
+        data += more
+    assert b'"code":"shutting_down"' in data
+    assert server.wait_exit() == 0
+    assert "Traceback" not in server.output
+
+
+def test_a_stop_and_a_quit_that_come_together(launch: Launch) -> None:
+    server = launch(**{**SMALL, "MODEL_CONTEXT": "8192"}, GRACEFUL_TIMEOUT="600")
+    server.wait_ready()
+    sock = server.open_chat("Tell a story.", stream=True, max_tokens=8000, ignore_eos=True)
+    data = sock.recv(4096)
+    server.process.send_signal(signal.SIGSTOP)  # so that the master reads both at once
+    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGQUIT)
+    server.process.send_signal(signal.SIGCONT)
+    while more := sock.recv(65536):
+        data += more
+    assert b'"code":"shutting_down"' in data
+    assert server.wait_exit() == 0

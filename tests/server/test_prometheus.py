@@ -1,6 +1,7 @@
 """A real Prometheus scrapes a real server under load: every scrape is answered, every panel and rule has its data."""
 
 import json
+import os
 import re
 import subprocess
 import threading
@@ -125,10 +126,11 @@ def panels() -> list[tuple[str, str]]:
 def missing_here() -> dict[str, str]:
     """What this host or this server cannot provide: a pattern of queries, and the reason."""
     missing = {}
-    if not any(Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj")):
-        missing["lucid_energy|node_rapl_package"] = "no RAPL counters"
-    if not any(Path("/sys/class/powercap").glob("intel-rapl:*:*/energy_uj")):
-        missing["node_rapl_dram"] = "no RAPL counter of the memory"
+    powercap = Path("/sys/class/powercap")
+    if not any(os.access(file, os.R_OK) for file in powercap.glob("intel-rapl:*/energy_uj")):
+        missing["lucid_energy|node_rapl_package"] = "no RAPL counters that this user may read"
+    if not any(os.access(file, os.R_OK) for file in powercap.glob("intel-rapl:*:*/energy_uj")):
+        missing["node_rapl_dram"] = "no RAPL counter of the memory that this user may read"
     if not any(Path("/sys/devices/system/cpu").glob("cpu*/cpufreq")):
         missing["node_cpu_scaling_frequency"] = "no cpufreq"
     if not any(Path("/sys/class/hwmon").glob("*/temp*_input")):

@@ -101,18 +101,24 @@ def rapl_domains(powercap: Path = POWERCAP) -> list[EnergyCounter]:
 
 
 def nvidia_gpus() -> list[EnergyCounter]:
-    """Return every NVIDIA GPU that counts its energy; empty without GPUs or without nvidia-ml-py."""
+    """Return every NVIDIA GPU that counts its energy; empty, with a line in the log, without any or nvidia-ml-py."""
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError:
+        log.info("no energy figures of GPUs: they need pip install 'lucid-llm[nvml]'")
         return []
-    gpus: list[EnergyCounter] = []
     try:
         nvml.nvmlInit()
-        for index in range(nvml.nvmlDeviceGetCount()):
-            gpus.append(NvidiaGpu(nvml, index))  # noqa: PERF401 - keep those before one that fails
+        count = nvml.nvmlDeviceGetCount()
     except nvml.NVMLError as error:
         log.info("no energy figures of GPUs: %s", error)
+        return []
+    gpus: list[EnergyCounter] = []
+    for index in range(count):
+        try:
+            gpus.append(NvidiaGpu(nvml, index))
+        except nvml.NVMLError as error:
+            log.info("no energy figures of GPU %d: %s", index, error)
     return gpus
 
 

@@ -1,13 +1,18 @@
 """Energy: RAPL zones as Linux lays them out, the engine's share of what they count, and hosts that show nothing."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import pynvml
 import pytest
 from powercap import RANGE, write_zone
 from prometheus_client import CollectorRegistry
-from server_process import ServerProcess
+from server_process import ROOT, ServerProcess
 
 from engine import Counters, EngineStats
 from server.energy import POWERCAP, EnergyMeter, RaplDomain, nvidia_gpus, rapl_domains
@@ -102,5 +107,62 @@ def test_hosts_that_show_no_energy_have_no_energy_metrics(server: ServerProcess)
     assert shown == bool(rapl_domains(POWERCAP))  # the server under test offloads nothing, so no GPU counts
 
 
-def test_gpus_are_found_only_through_nvml() -> None:
-    assert all(gpu.domain.startswith("gpu-") for gpu in nvidia_gpus())
+@pytest.fixture(scope="module")
+def has_driver() -> bool:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError_LibraryNotFound:
+        return False
+    return True
+
+
+def test_a_host_without_the_driver_has_no_gpu_figures(has_driver: bool, caplog: pytest.LogCaptureFixture) -> None:
+    if has_driver:
+        pytest.skip("this host has NVIDIA's driver")
+    caplog.set_level("INFO", "server.energy")
+    assert nvidia_gpus() == []
+    assert "no energy figures of GPUs: NVML Shared Library Not Found" in caplog.text
+
+
+def test_a_gpu_counts_joules(has_driver: bool) -> None:
+    gpus = nvidia_gpus() if has_driver else []
+    if not gpus:
+        pytest.skip("no NVIDIA GPU that counts its energy")
+    begin = time.perf_counter()
+    time.sleep(1)
+    for gpu in gpus:
+        watts = gpu.joules() / (time.perf_counter() - begin)
+        assert 1 < watts < 3000 and gpu.domain.startswith("gpu-")  # an idle one takes some 10 W, none takes 3 kW
+
+
+#: Reads three GPUs through the library of nvml.c: the second does not count energy, the first is lost in the end.
+GPUS = """
+import json, logging, pathlib, sys
+from server.energy import nvidia_gpus
+logging.basicConfig(level="INFO")
+figures = pathlib.Path(sys.argv[1])
+figures.write_text("1000\\nerror 3\\n7000000000000\\n")
+gpus = nvidia_gpus()
+figures.write_text("3500\\nerror 3\\n7000000000250\\n")
+joules = [(gpu.domain, gpu.joules(), gpu.joules()) for gpu in gpus]
+figures.write_text("error 15\\nerror 3\\n7000000001250\\n")
+try:
+    gpus[0].joules()
+except OSError as error:
+    lost = str(error)
+print(json.dumps([joules, lost, gpus[1].joules()]))
+"""
+
+
+def test_what_nvml_says_in_joules(tmp_path: Path) -> None:
+    source, library = Path(__file__).with_name("nvml.c"), tmp_path / "libnvidia-ml.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-Wall", "-Werror", source, "-o", library], check=True)
+    figures = tmp_path / "figures"
+    environ = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "NVML_FIGURES": str(figures)}
+    done = subprocess.run(
+        [sys.executable, "-c", GPUS, str(figures)], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    )
+    joules, lost, later = json.loads(done.stdout)
+    assert joules == [["gpu-0", 2.5, 0.0], ["gpu-2", 0.25, 0.0]]
+    assert (lost, later) == ("GPU is lost", 1.0)
+    assert "no energy figures of GPU 1: Not Supported" in done.stderr

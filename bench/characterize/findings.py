@@ -25,7 +25,7 @@ def find(document: Document, figures: Figures) -> list[Finding]:
             _rates(curves),
             _first_token(curves),
             _cache(curves),
-            _load(figures),
+            _load(document, figures),
             _depth(curves),
             _phases(figures),
             _roofline(document, figures),
@@ -96,9 +96,28 @@ def _cache(curves: dict[str, Curve]) -> Iterator[Finding]:
     )
 
 
-def _load(figures: Figures) -> Iterator[Finding]:
+def _failed_loads(document: Document) -> str:
+    """Which numbers of clients failed every time, and how the last of them did; empty if none."""
+    errors: dict[int, str] = {}
+    for sample in document.samples:
+        kind, _, clients = sample.point.partition("/")
+        if kind == "load" and sample.error:
+            errors[int(clients)] = sample.error
+    good = {sample.point for sample in document.samples if not sample.error}
+    lost = sorted(clients for clients in errors if f"load/{clients}" not in good)
+    if not lost:
+        return ""
+    return (
+        f" Requests of {' and '.join(map(str, lost))} clients failed ({errors[lost[-1]]}), so nothing is known there."
+    )
+
+
+def _load(document: Document, figures: Figures) -> Iterator[Finding]:
     knee, curves = figures.knee, figures.curves
+    failed = _failed_loads(document)
     if knee is None:
+        if failed:
+            yield Finding(title="The knee is not known", text=failed.strip())
         return
     ttft, clients = curves.get("load_ttft"), curves["load_rate"].points
     most = clients[-1]
@@ -108,12 +127,13 @@ def _load(figures: Figures) -> Iterator[Finding]:
             f" With {amount(most.x)} clients the median wait for the first token is {duration(far.median)} instead of "
             f"{duration(at.median)}."
         )
+    waits += failed
     share = percent(knee.rate / knee.best_rate)
     if not knee.reached:
         yield Finding(
             title=f"No knee up to {amount(most.x)} clients",
-            text=f"Output still grows at the largest load that was tried: {rate(most.median)} tokens/s.{waits}",
-            advice="Try more clients (--load).",
+            text=f"Output still grows at the largest load that was measured: {rate(most.median)} tokens/s.{waits}",
+            advice="" if failed else "Try more clients (--load).",
         )
         return
     found = Finding(

@@ -5,6 +5,7 @@ Knows documents and the template; charts come from `charts` and `diagrams`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -113,10 +114,15 @@ def progress(document: Document) -> str:
 def what_is_missing(document: Document) -> list[str]:
     """What could not be measured or had to be left out, and why."""
     failed = {sample.point: sample.error for sample in document.samples if sample.error}
+    times = Counter(sample.point for sample in document.samples if sample.error)
+    measured = Counter(sample.point for sample in document.samples)
     return [
         *document.missing,
         *(f"Left out: {line}." for line in document.plan.left_out),
-        *(f"{_named(point)} failed: {error}" for point, error in failed.items()),
+        *(
+            f"{_named(point)} failed in {times[point]} of {measured[point]} rounds: {error}"
+            for point, error in failed.items()
+        ),
     ]
 
 

@@ -6,10 +6,12 @@ loops and the host; not what is made of the samples.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from tqdm import tqdm
 
@@ -20,6 +22,12 @@ from bench.characterize.plan import DEPTH_ANSWER, FIRST_ANSWER, NAMES, OUTPUT_PR
 from bench.characterize.target import Prompt, Target
 from bench.report import progress
 from engine.host_load import OtherWork
+
+#: A point that failed so often is given up, whatever its errors: each costs time that others could use.
+MOST_FAILURES: Final = 2
+
+#: Errors that come again with the same request, such as a prompt too long, and not those of a busy server.
+_REPEATS: Final = re.compile(r"HTTP (400|401|403|404|405|413|415|422)\b|InvalidRequest: |PromptTooLong: ")
 
 
 @dataclass(slots=True)
@@ -74,8 +82,9 @@ class Sweep:
             yield f"{what}: the time of {self.document.plan.budget / 60:g} min was used"
 
     def _hopeless(self, point: Point) -> bool:
-        """Whether it has failed before: a prompt too long for the server will not fit the next time either."""
-        return any(sample.error for sample in self.document.samples if sample.point == point.key)
+        """Whether to give it up: it failed in a way that must repeat, or too often. What it gave before is kept."""
+        errors = [sample.error for sample in self.document.samples if sample.point == point.key and sample.error]
+        return len(errors) >= MOST_FAILURES or any(_REPEATS.match(error) for error in errors)
 
     def _sample(self, round_: int, point: Point) -> Sample:
         others = OtherWork()

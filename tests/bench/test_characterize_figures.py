@@ -11,7 +11,7 @@ from samples import GIGABYTE, asked, document, load, sample
 
 from bench.characterize.bands import curve_point
 from bench.characterize.charts import Side, curve_charts
-from bench.characterize.document import Asked, Figures, Sample
+from bench.characterize.document import Asked, Figures, Finding, Sample
 from bench.characterize.energy import EnergyMeter
 from bench.characterize.figures import compute
 from bench.characterize.options import parse_arguments
@@ -93,6 +93,26 @@ def test_failed_requests_make_no_figures() -> None:
     )
     bad = Sample(point="prompt/9000", round=0, seconds=1.0, loads=[load(failed), load(failed)], error="HTTP 400")
     assert compute(document([bad])) == Figures()
+
+
+def test_the_knee_says_which_loads_failed() -> None:
+    def at(clients: int, rate: float) -> Sample:
+        return sample(f"load/{clients}", [load(*[asked(0.1, tokens=10)] * 10, wall=100 / rate)])
+
+    def lost(clients: int, error: str) -> Sample:
+        return Sample(point=f"load/{clients}", round=0, seconds=1.0, error=error)
+
+    def told(*samples: Sample) -> list[Finding]:
+        return [it for it in compute(document(list(samples))).findings if "knee" in it.title.lower()]
+
+    once = (at(1, 50.0), at(2, 80.0), lost(2, "HTTP 503: busy"))
+    assert "failed" not in told(*once)[0].text, "another round of two clients was well"
+    (found,) = told(*once, lost(4, "HTTP 503: full"), lost(8, "HTTP 503: busy"))
+    assert found.title == "No knee up to 2 clients"
+    assert "Requests of 4 and 8 clients failed: HTTP 503: busy" in found.text
+    assert not found.advice
+    (found,) = told(at(1, 50.0), lost(2, "HTTP 503: busy"))
+    assert (found.title, "2 clients failed" in found.text) == ("The knee is not known", True)
 
 
 def test_roofline_counts_weights_and_keys() -> None:

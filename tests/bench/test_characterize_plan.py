@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from samples import FAST, asked, document, load
 
 from bench.characterize.document import Load, Plan, Point
 from bench.characterize.identity import PIECE_BYTES, PIECES, changes, content
+from bench.characterize.page import what_is_missing
 from bench.characterize.plan import FEWEST, FEWEST_POINTS, PLANNED, Sizes, make_plan
 from bench.characterize.sweep import Sweep
 from bench.characterize.target import Pace, Prompt
@@ -75,6 +77,36 @@ def test_the_budget_holds_for_everything(setup: float, measured: list[str], left
     assert swept.finished
     assert [sample.point for sample in swept.samples] == measured
     assert swept.plan.left_out == left_out
+
+
+class Failing(Instant):
+    """A target that answers each of `errors` in turn, and then at once."""
+
+    def __init__(self, *errors: str) -> None:
+        self.errors = list(errors)
+
+    def ask(self, prompts: Sequence[Prompt], clients: int, answer: int) -> Load:
+        good = super().ask(prompts, clients, answer)
+        return load(*(structs.replace(it, error=self.errors.pop(0) if self.errors else None) for it in good.asked))
+
+
+@pytest.mark.parametrize(
+    ("errors", "kept"),
+    [
+        (["HTTP 503: busy"], [False, True, True, True]),
+        (["connection lost: reset", "HTTP 429: slower"], [False, False]),
+        (["HTTP 400: the prompt is too long"], [False]),
+        (["PromptTooLong: 9000 of 4096"], [False]),
+    ],
+)
+def test_a_point_is_given_up_for_errors_that_repeat_or_for_two(errors: list[str], kept: list[bool]) -> None:
+    swept = document([])
+    points = [Point(kind="output", size=8, cost=1.0)]
+    swept.plan = Plan(points=points, rounds={"output": 4}, budget=60.0, prompt=64, answer=8, left_out=[])
+    Sweep(swept, Failing(*errors), None, "salt", lambda: None).run()
+    assert [not sample.error for sample in swept.samples] == kept
+    (line,) = what_is_missing(swept)
+    assert line.startswith(f"8 output tokens failed in {kept.count(False)} of {len(kept)} rounds: ")
 
 
 def test_a_model_file_is_known_by_its_content(tmp_path: Path) -> None:

@@ -107,9 +107,7 @@ def _failed_loads(document: Document) -> str:
     lost = sorted(clients for clients in errors if f"load/{clients}" not in good)
     if not lost:
         return ""
-    return (
-        f" Requests of {' and '.join(map(str, lost))} clients failed ({errors[lost[-1]]}), so nothing is known there."
-    )
+    return f" Requests of {' and '.join(map(str, lost))} clients failed: {errors[lost[-1]]}."
 
 
 def _load(document: Document, figures: Figures) -> Iterator[Finding]:

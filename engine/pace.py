@@ -17,6 +17,9 @@ SMALLEST_CHUNK: Final = 16
 #: Beside its decoding, a step may take this many times the target rather than compute less than a grain.
 TOLERANCE: Final = 1.5
 
+#: A step beside which no stream waits may take this many times the target: newcomers and cancels wait for its end.
+QUIET: Final = 4
+
 
 class Pace:
     """A running model of step time: `decode(rows) + tokens * prefill_token` seconds."""
@@ -48,13 +51,12 @@ class Pace:
     def chunk(self, rows: int) -> int:
         """How many prefill tokens fit into a step beside `rows` decoding sequences.
 
-        With nothing to decode no stream waits, so that the chunk may be as large as a batch takes.
+        With nothing to decode no stream waits, so that the chunk may take longer.
         """
-        if rows == 0:
-            return self.largest_chunk
         if not self._prefill_token:
             return 2 * SMALLEST_CHUNK
-        fits = int((self.target - self.decode_seconds(rows)) / self._prefill_token)
+        target = self.target if rows else QUIET * self.target
+        fits = int((target - self.decode_seconds(rows)) / self._prefill_token)
         if self.grain <= self._stretch:
             fits = max(fits, self.grain)
         return max(SMALLEST_CHUNK, min(self.largest_chunk, fits))
@@ -73,6 +75,10 @@ class Pace:
         if remaining <= budget or (first and remaining <= min(self.grain, self._stretch)):
             return remaining
         return budget - budget % self.grain or (budget if first else 0)
+
+    def prefill_seconds(self, tokens: int) -> float:
+        """Expected time of prefilling `tokens` tokens, apart from what else is in the steps."""
+        return tokens * self._prefill_token
 
     def observe(self, rows: int, prefill_tokens: int, seconds: float) -> None:
         """Learn from a step that took `seconds`."""

@@ -109,24 +109,40 @@ class Scheduler:
             yield generation, placement.target
 
     def plan(self) -> Step:
-        """Fill the next step: every stream's token, then prompts in order of admission within the step's time."""
+        """Fill the next step: every stream's token, then prompts, those due first, within the step's time.
+
+        With a stream of cells for each sequence, llama.cpp computes one row of each of neighbouring sequences together
+        and what more they have afterwards. So every prompt gets one token in each step, lest its sequence be a gap that
+        splits the others, and pieces of prompts come on top of that.
+        """
         step = Step()
         step.decode = sorted((run for run in self.running if not run.prefilling), key=_sequence_id)
-        prefilling = [run for run in self.running if run.prefilling]
+        prefilling = sorted((run for run in self.running if run.prefilling), key=self._due)
         if prefilling:
-            budget = min(self._pace.chunk(len(step.decode)), self._max_batch - len(step.decode))
+            row = 0 if self._kv.unified or len(self.running) == 1 else 1
+            room = self._max_batch - len(step.decode) - row * len(prefilling)
+            budget = min(self._pace.chunk(len(step.decode)), room)
             scored = SCORED_TOKENS
-            for run in prefilling:
-                count = self._pace.piece(run.remaining, budget, first=not step.prefill)
+            for place, run in enumerate(prefilling):
+                piece = self._pace.piece(run.remaining - row, budget, first=place == 0)
+                budget -= piece
+                count = row + piece
                 if run.scores:
                     count = min(count, scored)
                     scored -= count
-                if count <= 0:
-                    continue
-                step.prefill.append((run, count))
-                budget -= count
+                if count > 0:
+                    step.prefill.append((run, count))
             step.prefill.sort(key=lambda item: item[0].sequence.id)
         return step
+
+    def _due(self, run: Run) -> float:
+        """When this prompt would be computed if it had been alone since it was submitted.
+
+        So a short prompt overtakes a long one that came before it, and none waits for ever: all that come later than
+        it is due are due later still.
+        """
+        generation = run.generation
+        return generation.submitted + self._pace.prefill_seconds(generation.prompt_tokens - generation.cached_tokens)
 
     def expired(self) -> Iterator[tuple[Generation, EngineError]]:
         """Every request past its queue time or its own deadline, with the error to give it."""

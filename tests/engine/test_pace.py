@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.pace import SMALLEST_CHUNK, Pace
+from engine.pace import QUIET, SMALLEST_CHUNK, Pace
 
 DECODE, PREFILL = 0.040, 0.003
 
@@ -30,8 +30,15 @@ def test_a_prompt_always_gets_on() -> None:
     assert learned(0.010).chunk(8) == SMALLEST_CHUNK
 
 
-def test_nobody_waits_nothing_is_chunked() -> None:
-    assert learned(0.100).chunk(0) == 512
+def test_where_nobody_waits_steps_may_take_longer_but_not_for_ever() -> None:
+    pace = learned(0.100)
+    assert pace.chunk(0) == pytest.approx(QUIET * 0.100 / PREFILL, abs=1)
+    assert learned(1.0).chunk(0) == 512
+
+
+def test_a_host_of_unknown_speed_gets_a_small_chunk_first() -> None:
+    pace = Pace(0.100, largest_chunk=512)
+    assert pace.chunk(0) == pace.chunk(8) == 2 * SMALLEST_CHUNK
 
 
 def test_an_unknown_batch_is_judged_by_the_nearest_known_one() -> None:

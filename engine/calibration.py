@@ -33,7 +33,10 @@ ANSWER_TOKENS: Final = 64
 
 #: Flash attention is kept unless its absence is faster by more than this: it saves memory, takes every type of KV
 #: cache, and gains with short contexts what it loses with long ones, so that a near tie has no other side to take.
-ATTENTION_MARGIN: Final = 0.03
+ATTENTION_MARGIN: Final = 0.02
+
+#: Other numbers of threads are taken if they are faster by more than this; less is noise.
+THREADS_MARGIN: Final = 0.02
 
 #: Chunk sizes tried, and the seconds this may take.
 CHUNKS: Final = (64, 128, 256, 512)
@@ -52,6 +55,10 @@ PREFILL_BUDGET: Final = 3.0
 
 #: Turns that every candidate gets at each depth.
 ROUNDS: Final = 2
+
+#: After so many seconds nothing is begun any more but what a choice cannot do without: one turn for each candidate that
+#: is being compared. The demo model needs less; one that takes seconds a step is not worth minutes.
+ENOUGH: Final = 15.0
 
 #: A measurement is not remembered if other work took a larger share of the processors.
 DISTURBED: Final = 0.15
@@ -164,7 +171,7 @@ def cache_key(model: Model, settings: EngineSettings, plan: Plan) -> dict[str, o
             ANSWER_TOKENS,
             CHUNK_TOLERANCE,
             ATTENTION_MARGIN,
-            LEAD,
+            THREADS_MARGIN,
             CELLS,
             *PIECES,
             CHUNK,
@@ -210,8 +217,13 @@ def measure(
     """Time the combinations worth trying: attention in one layout, the other layout, numbers of threads, chunk sizes.
 
     Those compared take turns at each measurement, so that a slow moment of the host meets all of them.
-    Raises `LlamaError` if llama.cpp refuses every combination.
+    What `ENOUGH` leaves no time for keeps the plan's value. Raises `LlamaError` if llama.cpp refuses every combination.
     """
+    begin = clock()
+
+    def enough() -> bool:
+        return clock() - begin > ENOUGH
+
     first, *others = layout_choices(settings, plan)
     with ExitStack() as contexts:
 
@@ -229,35 +241,39 @@ def measure(
         tried = probes((flash, first) for flash in attention_choices(settings, plan))
         if not tried:
             raise ContextError("llama.cpp refuses every combination of flash attention and KV layout that is allowed")
-        time_all(tried, should_stop)
+        time_all(tried, should_stop, enough)
         best = min(tried, key=lambda probe: _cost(candidate(plan, probe)))
-        rivals = probes((best.flash_attention, unified) for unified in others)
+        rivals = [] if enough() else probes((best.flash_attention, unified) for unified in others)
         if rivals:
-            time_all(rivals, should_stop)
-            take_turns([best, *rivals], should_stop)
+            time_all(rivals, should_stop, enough)
+            take_turns([best, *rivals], should_stop, enough)
         everyone = tried + rivals
         winner = min(everyone, key=lambda probe: _cost(candidate(plan, probe)))
-        chunk = best_chunk(winner, plan)
+        chunk = plan.largest_chunk if enough() else best_chunk(winner, plan)
         found = [replace(candidate(plan, probe), chunk=chunk) for probe in everyone]
+        if enough():
+            return found
         return found + _threads(settings, plan, winner, found[everyone.index(winner)])
 
 
-def time_all(probes: Sequence[Probe], should_stop: Callable[[], bool]) -> None:
+def time_all(probes: Sequence[Probe], should_stop: Callable[[], bool], enough: Callable[[], bool]) -> None:
     """Time everything at each depth; slow models stay at the first."""
     budget = PREFILL_BUDGET * len(probes)
     slowest = max(probe.lead() for probe in probes) / LEAD
     for size in PIECES:
-        if size > min(PIECES) and size * slowest * len(probes) > budget:
+        if size > min(PIECES) and (enough() or size * slowest * len(probes) > budget):
             break
         for probe in probes:
             budget -= probe.prefill(size)
             probe.spread()
-        take_turns(probes, should_stop)
+        take_turns(probes, should_stop, enough)
 
 
-def take_turns(probes: Sequence[Probe], should_stop: Callable[[], bool]) -> None:
+def take_turns(probes: Sequence[Probe], should_stop: Callable[[], bool], enough: Callable[[], bool]) -> None:
     """Time all probes at their depth, in turn."""
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
+        if turn and enough():
+            return
         for probe in probes:
             if should_stop():
                 raise EngineStopped("stopped while measuring")
@@ -286,7 +302,7 @@ def _threads(settings: EngineSettings, plan: Plan, probe: Probe, best: Candidate
         for _ in range(ROUNDS):
             for threads, times in seconds.items():
                 probe.context.set_threads(threads, threads)
-                times.append((probe.step(1), probe.step(plan.parallel), probe.chunk(LEAD)))
+                times.append((probe.step(1), probe.step(plan.parallel), probe.chunk(probe.chunk_size)))
         one, together, chunk = (
             min(times[i] for times in seconds[count]) / min(times[i] for times in seconds[plan.threads])
             for i in range(3)
@@ -297,8 +313,8 @@ def _threads(settings: EngineSettings, plan: Plan, probe: Probe, best: Candidate
             prefill_token=best.prefill_token * chunk,
             decode_all=best.decode_all * together,
         )
-        better = min(best, batches, key=_cost)
-        if one < 1:
+        better = batches if _cost(batches) < _cost(best) * (1 - THREADS_MARGIN) else best
+        if one < 1 - THREADS_MARGIN:
             better = replace(better, threads=count, decode_one=best.decode_one * one)
         if better is not best:
             result.append(better)

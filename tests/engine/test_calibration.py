@@ -21,9 +21,10 @@ from engine import (
     Request,
     SamplingParams,
     Switch,
+    calibration,
     make_plan,
 )
-from engine.calibration import calibrate, layout_choices
+from engine.calibration import ATTENTION_MARGIN, THREADS_MARGIN, calibrate, layout_choices
 from engine.calibration_cache import path_for
 from engine.host_load import OtherWork
 from llama_native import ContextError, Model
@@ -89,7 +90,8 @@ def test_a_second_start_remembers(small: Model, cache_home: Path) -> None:
     assert first is not None
     assert not first.cached
     assert len({(c.flash_attention, c.unified) for c in first.candidates}) == 3
-    assert first.chosen == min(first.candidates, key=lambda c: c.cost)
+    tie = (1 + ATTENTION_MARGIN) / (1 - THREADS_MARGIN)
+    assert first.chosen.cost <= min(candidate.cost for candidate in first.candidates) * tie
     files = list(cache_home.glob("*.json"))
     if not files:  # other work disturbed the measurement, which is then not kept
         pytest.skip("this host is too busy to keep a measurement")
@@ -180,3 +182,14 @@ def test_other_work_is_noticed() -> None:
     code = "import time\nwhile time.process_time() < 0.6: pass"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert watched.share() > 0.4 / len(os.sched_getaffinity(0))
+
+
+def test_a_slow_model_is_compared_by_little(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time is up from the start: only flash attention, which has no default that is good everywhere, is compared."""
+    monkeypatch.setattr(calibration, "ENOUGH", 0.0)
+    settings = EngineSettings(parallel=2, context=256)
+    plan = make_plan(small, settings)
+    found = calibrate(small, settings, plan, remembered=False)
+    assert found is not None
+    assert {(c.flash_attention, c.unified) for c in found.candidates} == {(False, False), (True, False)}
+    assert found.chosen.chunk == plan.largest_chunk

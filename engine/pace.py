@@ -76,10 +76,6 @@ class Pace:
             return remaining
         return budget - budget % self.grain or (budget if first else 0)
 
-    def prefill_seconds(self, tokens: int) -> float:
-        """Expected time of prefilling `tokens` tokens, apart from what else is in the steps."""
-        return tokens * self._prefill_token
-
     def observe(self, rows: int, prefill_tokens: int, seconds: float) -> None:
         """Learn from a step that took `seconds`."""
         if prefill_tokens == 0:

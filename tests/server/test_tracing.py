@@ -69,7 +69,11 @@ def start(folder: Path, **variables: str) -> Iterator[Traced]:
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
-    yield from start(tmp_path_factory.mktemp("traced"))
+    folder = tmp_path_factory.mktemp("traced")
+    (folder / "data").mkdir()
+    (folder / "data" / "gate.txt").write_text("The sign of the Pelham gate is a green lantern.")
+    knowledge = {"KNOWLEDGE_MODE": "hybrid", "KNOWLEDGE_URL": str(folder / "store.sqlite")}
+    yield from start(folder, DATA_PATH=str(folder / "data"), **knowledge)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,7 @@ def conversation(traced: Traced) -> tuple[dict[str, Any], list[dict[str, Any]], 
             "seed": 7,
             "temperature": 0.5,
             "stop": ["\n\n\n\n"],
+            "knowledge": False,
         },
         traceparent=f"00-{TRACE}-{PARENT}-01",
         Host="lucid.example:8000",
@@ -182,6 +187,27 @@ def test_the_log_line_has_the_fields_that_are_documented(
     assert line["ttft_seconds"] == pytest.approx(attributes["gen_ai.response.time_to_first_chunk"], abs=1e-6)
     assert 0 < line["ttft_seconds"] < line["total_seconds"]
     assert line["phases"]["queue"] == pytest.approx(last_chunk["timings"]["phases"]["queue"], abs=1e-6)
+
+
+def test_an_answer_from_documents_shows_its_look_up(traced: Traced) -> None:
+    eventually(lambda: traced.server.get("/v1/knowledge").json["chunks"] == 1, "the document is indexed")
+    trace = "7" * 32
+    messages = [{"role": "user", "content": "What is the sign of the Pelham gate?"}]
+    answer = traced.server.post(
+        "/v1/chat/completions", {"messages": messages, "max_tokens": 2}, traceparent=f"00-{trace}-{PARENT}-01"
+    )
+    assert [citation["file"] for citation in answer.json["citations"]] == ["gate.txt"]
+    spans = traced.spans(trace)
+    (own,) = [span for span in spans if span["kind"] == SERVER_KIND]
+    (embed,), (search,), (queue,) = (
+        [span for span in spans if span["name"] == name] for name in ("embed", "search", "queue")
+    )
+    assert embed["parent"] == search["parent"] == own["span"]
+    assert own["begin"] < embed["begin"] < embed["end"] <= search["begin"] < search["end"] < queue["begin"]
+    phases = answer.json["timings"]["phases"]
+    for child in (embed, search):
+        assert (child["end"] - child["begin"]) / 1e9 == pytest.approx(phases[child["name"]], abs=1e-6)
+    assert "lantern" not in traced.received.read_text()
 
 
 def test_embeddings_have_a_span_of_their_own_model(traced: Traced) -> None:

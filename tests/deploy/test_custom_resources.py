@@ -14,10 +14,14 @@ from typing import Any
 import jsonschema
 import pytest
 
+from server.routes import ROUTES
 from tests import npm
 from tests.deploy.files import manifest, rendered
 
 FOLDER = Path(__file__).with_name("node")
+
+#: Routes for operators only.
+ADMIN = {"/v1/engine", "/v1/knowledge"}
 
 PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 NAME = {"type": "string", "minLength": 1, "maxLength": 253}
@@ -81,6 +85,18 @@ def test_a_wrong_field_is_noticed(kind: str, field: str) -> None:
     result = validate([wrong])
     assert result.returncode == 1
     assert f"spec/{field}" in result.stderr
+
+
+def test_the_gateway_publishes_what_clients_use() -> None:
+    rules = manifest("cpu", "HTTPRoute")["spec"]["rules"]
+    published = [match["path"] for rule in rules for match in rule["matches"]]
+
+    def reached(path: str) -> bool:
+        exact = {"type": "Exact", "value": path} in published
+        return exact or any(path.startswith(one["value"]) for one in published if one["type"] == "PathPrefix")
+
+    paths = {route.path for route in ROUTES if route.path.startswith("/v1/")}
+    assert {path for path in paths if not reached(path)} == ADMIN
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "cuda"])

@@ -55,7 +55,8 @@ def test_reloads_in_quick_succession(launch: Launch) -> None:
     assert "Traceback" not in server.output
 
 
-def test_a_stop_and_its_repetition_while_a_reload_waits(launch: Launch) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_stop_and_what_forces_it_while_a_reload_waits(launch: Launch, at_once: bool) -> None:
     server = launch(**{**SMALL, "MODEL_CONTEXT": "8192"}, GRACEFUL_TIMEOUT="600")
     server.wait_ready()
     first = str(server.worker)
@@ -65,29 +66,18 @@ def test_a_stop_and_its_repetition_while_a_reload_waits(launch: Launch) -> None:
     server.process.send_signal(signal.SIGHUP)
     wait_forked(server, besides=first)
     server.process.send_signal(signal.SIGTERM)
-    eventually(lambda: "Handling signal: term" in server.output, "the stop is obeyed")
-    eventually(lambda: children(server) == [first], "the new worker ends, the old one finishes its answer")
-    time.sleep(2 * SAME_SIGNAL_SECONDS)
-    assert sock.recv(1 << 20)
-    assert server.process.poll() is None
-    server.process.send_signal(signal.SIGTERM)
+    if at_once:
+        time.sleep(0.02)  # signals that wait together are handled in the order of their numbers
+        server.process.send_signal(signal.SIGQUIT)
+    else:
+        eventually(lambda: "Handling signal: term" in server.output, "the stop is obeyed")
+        eventually(lambda: children(server) == [first], "the new worker ends, the old one finishes its answer")
+        time.sleep(2 * SAME_SIGNAL_SECONDS)
+        assert sock.recv(1 << 20)
+        assert server.process.poll() is None
+        server.process.send_signal(signal.SIGTERM)
     while more := sock.recv(65536):
         data += more
     assert b'"code":"shutting_down"' in data
     assert server.wait_exit() == 0
     assert "Traceback" not in server.output
-
-
-def test_a_stop_and_a_quit_that_come_together(launch: Launch) -> None:
-    server = launch(**{**SMALL, "MODEL_CONTEXT": "8192"}, GRACEFUL_TIMEOUT="600")
-    server.wait_ready()
-    sock = server.open_chat("Tell a story.", stream=True, max_tokens=8000, ignore_eos=True)
-    data = sock.recv(4096)
-    server.process.send_signal(signal.SIGSTOP)  # so that the master reads both at once
-    server.process.send_signal(signal.SIGTERM)
-    server.process.send_signal(signal.SIGQUIT)
-    server.process.send_signal(signal.SIGCONT)
-    while more := sock.recv(65536):
-        data += more
-    assert b'"code":"shutting_down"' in data
-    assert server.wait_exit() == 0

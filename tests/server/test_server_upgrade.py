@@ -1,5 +1,6 @@
 """A rolling restart of two servers behind nginx with deploy/nginx.conf, under load: no stream fails."""
 
+import http.client
 import os
 import re
 import shutil
@@ -31,6 +32,16 @@ def nginx_configuration(folder: Path, port: int, servers: list[int]) -> Path:
     return path
 
 
+def status(port: int, path: str) -> int:
+    """What a GET of `path` is answered with."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
 def test_rolling_restart(tmp_path: Path) -> None:
     nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if nginx is None:
@@ -56,6 +67,10 @@ def test_rolling_restart(tmp_path: Path) -> None:
         stack.callback(proxy.wait, PATIENCE)
         stack.callback(proxy.send_signal, signal.SIGQUIT)
         eventually((tmp_path / "pid").exists, "nginx runs")
+        for path in ("/v1/engine", "/v1/engine/", "//v1/engine", "/v1/%65ngine", "/v1/knowledge"):
+            assert status(port, path) == 403, path
+        assert status(port, "/v1/knowledge/search") == 405  # a POST's
+        assert status(port, "/v1/models") == 200
         with Streams(port, CLIENTS, max_tokens=4) as load:
             load.more(2 * CLIENTS)
             for index, server in enumerate(old):

@@ -4,8 +4,8 @@ On: metrics, a log line for each request, every request traced and sent to an OT
 second. Receiver and scraper are processes of their own (`bench.watchers`). Off: METRICS=off, LOG_LEVEL=warning, no
 traces, nobody scrapes. Two servers take turns under the same load, so that a slow moment of the machine meets both.
 Receiver, scraper and client share the machine's cores with the server, so the server's own processor time a token is
-given too. How long the scrapes took under that load has a bar as well. The engine's share is counted: what its
-instrumentation costs for one step, measured on the real objects, against how long a step takes.
+given too. How long the scrapes took under that load has a bar as well. The engine's own share, which is far below what
+two servers could show, is measured by `bench.engine_cost` on an engine in this process.
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from timeit import timeit
 from typing import Final, NamedTuple
 
 from bench.client import Endpoint
+from bench.engine_cost import engine_cost
 from bench.http import body, load
 from bench.processes import free_port
 from bench.report import end_cleanly, fail, machine, machine_line, say, table, write_json
 from bench.servers import Common, ours
 from bench.summary import summarize
-from bench.watchers import Scraper, receiver, scrape
-from engine import WRITE, Counters, Timings, clock
+from bench.watchers import Scraper, receiver
+from llama_native import Model
 
-#: Share of the output rate that instrumentation may cost, and seconds of which 99% of the scrapes stay below.
+#: Shares of the output rate that all instrumentation may cost, and the engine's own; seconds of which 99% of the
+#: scrapes stay below.
 COST_BAR: Final = 0.02
+ENGINE_BAR: Final = 0.01
 SCRAPE_BAR: Final = 0.1
 
 OFF = {"METRICS": "off", "LOG_LEVEL": "warning"}
@@ -45,16 +48,20 @@ class Verdict(NamedTuple):
     met: bool
 
 
-def judge(rates: Sequence[tuple[float, float]], scrapes: Sequence[float]) -> list[Verdict]:
-    """Both bars. `rates`: output tokens/s on and off, a pair a round; the median of on/off decides.
+def judge(rates: Sequence[tuple[float, float]], engine: float, scrapes: Sequence[float]) -> list[Verdict]:
+    """All bars. `rates`: output tokens/s on and off, a pair a round; the median of on/off decides.
 
-    `scrapes`: seconds of each, infinite for one that failed. Without any scrape the second bar is missed.
+    `engine`: share of its time that the engine spends on recording. `scrapes`: seconds of each, infinite for one that
+    failed. Without any scrape the last bar is missed.
     """
     cost = 1 - statistics.median(on / off for on, off in rates)
     p50, p99, most = (1e3 * _quantile(scrapes, share) for share in (0.5, 0.99, 1.0))
     scraped = f"p50 {p50:.1f}, p99 {p99:.1f}, max {most:.1f} ms of {len(scrapes)} scrapes"
     return [
         Verdict(f"output rate: under {100 * COST_BAR:g} % lost", f"{100 * cost:.2f} % lost", cost < COST_BAR),
+        Verdict(
+            f"the engine's own: under {100 * ENGINE_BAR:g} % lost", f"{100 * engine:.3f} % lost", engine < ENGINE_BAR
+        ),
         Verdict(f"/metrics under full load: p99 under {1e3 * SCRAPE_BAR:g} ms", scraped, p99 < 1e3 * SCRAPE_BAR),
     ]
 
@@ -62,37 +69,6 @@ def judge(rates: Sequence[tuple[float, float]], scrapes: Sequence[float]) -> lis
 def _quantile(values: Sequence[float], share: float) -> float:
     """The smallest value that `share` of all do not exceed (nearest rank: one value may be infinite); NaN of none."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else math.nan
-
-
-def step_cost(rows: int, repeats: int = 2000) -> float:
-    """Seconds of the engine thread's instrumentation in one step with `rows` tokens: the lines themselves, timed."""
-    counters = Counters()
-    courses = [Timings().submit() for _ in range(rows)]
-
-    def step() -> None:
-        counters.begin_step()
-        begin = clock()
-        done = clock()
-        for course in courses:
-            course.token(done, 1e-5)
-            counters.generated_tokens += 1
-        counters.add_step(rows, 0, done - begin, 1e-2, 1e-4)
-        counters.end_step()
-
-    return timeit(step, number=repeats) / repeats
-
-
-def lap_cost(repeats: int = 20000) -> float:
-    """Seconds of the answering thread's three laps for one token."""
-    timings = Timings()
-
-    def token() -> None:
-        timings.lap("handoff")
-        with timings.phase("detokenize"):
-            pass
-        timings.lap(WRITE)
-
-    return timeit(token, number=repeats) / repeats
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -150,9 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rounds.append((rates[0], rates[1]))
             processor.append((cpu[0], cpu[1]))
             say(f"round {number + 1}: on {rates[0]:.1f}, off {rates[1]:.1f} tok/s")
-        step_seconds = _mean_step(metrics_port)
     ratio, cpu_ratio = (statistics.median(first / second for first, second in pairs) for pairs in (rounds, processor))
-    step, lap = step_cost(options.clients), lap_cost()
+    with Model(options.model) as model:
+        engine = engine_cost(model, options.threads, options.clients, options.max_tokens)
     print(machine_line(machine()))
     rows = [
         (str(i + 1), *a, a[0] / a[1], *b, b[0] / b[1]) for i, (a, b) in enumerate(zip(rounds, processor, strict=True))
@@ -160,25 +136,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(HEADER, rows))
     print(f"median of on/off: output rate {ratio:.4f}, the server's processor time a token {cpu_ratio:.4f}")
     print(
-        f"engine: {1e6 * step:.1f} us of instrumentation in a step of {options.clients} tokens, which takes "
-        f"{1e3 * step_seconds:.1f} ms: {100 * step / step_seconds:.3f} %; "
-        f"answering thread: {1e6 * lap:.1f} us a token"
+        f"engine: {1e6 * engine.recording / engine.steps:.1f} us of recording in a step of "
+        f"{1e3 * engine.busy / engine.steps:.1f} ms, {engine.steps} steps for {options.clients} streams; "
+        f"answering threads: {1e6 * engine.answering / engine.tokens:.1f} us a token"
     )
-    verdicts = judge(rounds, scraper.seconds)
+    verdicts = judge(rounds, engine.share, scraper.seconds)
     print(table(("bar", "figure", ""), [(bar, figure, "pass" if met else "FAIL") for bar, figure, met in verdicts]))
     if options.json:
         results = {"rounds": rounds, "ratio": ratio, "processor": processor, "processor_ratio": cpu_ratio}
-        results |= {"step_cost": step, "step_seconds": step_seconds, "lap_cost": lap}
+        results |= {"engine": asdict(engine), "engine_share": engine.share}
         results |= {"scrapes": scraper.seconds, "met": [verdict.met for verdict in verdicts]}
         write_json(options.json, "bench.instrumentation", {**vars(options), "json": None}, results)
     return 0 if all(verdict.met for verdict in verdicts) else 1
-
-
-def _mean_step(metrics_port: int) -> float:
-    """Mean duration of the instrumented server's steps in seconds, from its own metrics."""
-    lines = scrape(metrics_port)[1].decode().splitlines()
-    values = {line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("lucid_step_seconds_")}
-    return values["lucid_step_seconds_sum"] / values["lucid_step_seconds_count"]
 
 
 if __name__ == "__main__":

@@ -11,32 +11,56 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench.engine_cost import engine_cost
 from bench.instrumentation import judge
 from bench.processes import free_port
 from bench.watchers import Scraper, scrape
+from engine import Counters
+from llama_native import Model
 
 FAST = [0.01] * 98
 
 
 @pytest.mark.parametrize(
-    ("rates", "scrapes", "met"),
+    ("rates", "engine", "scrapes", "met"),
     [
-        ([(98.1, 100.0)] * 3, FAST, [True, True]),
-        ([(97.9, 100.0)] * 3, FAST, [False, True]),
-        ([(98.0, 100.0), (50.0, 100.0), (101.0, 100.0)], FAST, [False, True]),
-        ([(99.0, 100.0), (50.0, 100.0), (101.0, 100.0)], FAST, [True, True]),
-        ([(1.0, 1.0)], [*FAST, 0.2, 0.01], [True, True]),
-        ([(1.0, 1.0)], [*FAST, 0.2, 0.2], [True, False]),
-        ([(1.0, 1.0)], [*FAST, math.inf, math.inf], [True, False]),
-        ([(1.0, 1.0)], [], [True, False]),
+        ([(98.1, 100.0)] * 3, 0.0099, FAST, [True, True, True]),
+        ([(97.9, 100.0)] * 3, 0.0, FAST, [False, True, True]),
+        ([(98.0, 100.0), (50.0, 100.0), (101.0, 100.0)], 0.0, FAST, [False, True, True]),
+        ([(99.0, 100.0), (50.0, 100.0), (101.0, 100.0)], 0.01, FAST, [True, False, True]),
+        ([(1.0, 1.0)], 0.0, [*FAST, 0.2, 0.01], [True, True, True]),
+        ([(1.0, 1.0)], 0.0, [*FAST, 0.2, 0.2], [True, True, False]),
+        ([(1.0, 1.0)], math.nan, [*FAST, math.inf, math.inf], [True, False, False]),
+        ([(1.0, 1.0)], 0.0, [], [True, True, False]),
     ],
 )
-def test_bars(rates: list[tuple[float, float]], scrapes: list[float], met: list[bool]) -> None:
+def test_bars(rates: list[tuple[float, float]], engine: float, scrapes: list[float], met: list[bool]) -> None:
     """The median round decides on the rate; of a hundred scrapes, one may be slow or fail."""
-    assert [verdict.met for verdict in judge(rates, scrapes)] == met
+    assert [verdict.met for verdict in judge(rates, engine, scrapes)] == met
+
+
+def test_the_engines_recording_is_timed_where_it_is_called(chat_model_path: Path) -> None:
+    """An engine that records more slowly is seen to, and afterwards nothing is timed any more."""
+    add_step = Counters.add_step
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.01)
+        add_step(*arguments)
+
+    with Model(chat_model_path) as model, pytest.MonkeyPatch.context() as patched:
+        found = engine_cost(model, threads=2, clients=2, max_tokens=6)
+        patched.setattr(Counters, "add_step", slow)
+        slower = engine_cost(model, threads=2, clients=2, max_tokens=6)
+    assert Counters.add_step is add_step
+    assert found.tokens == slower.tokens == 12
+    assert 6 <= found.steps <= 14
+    assert slower.recording > 0.01 * slower.steps
+    assert 0 < found.share < slower.share <= 1
+    assert found.answering > 0
 
 
 class _Metrics(BaseHTTPRequestHandler):
@@ -92,5 +116,6 @@ def test_the_command(root: Path, chat_model_path: Path, tmp_path: Path) -> None:
     results = json.loads(path.read_text())["results"]
     assert len(results["rounds"]) == len(results["processor"]) == 2
     assert done.returncode == (not all(results["met"]))
+    assert results["engine_share"] == results["engine"]["recording"] / results["engine"]["busy"]
     assert results["scrapes"] and None not in results["scrapes"]
     assert f"of {len(results['scrapes'])} scrapes" in done.stdout

@@ -29,6 +29,7 @@ from server.kinds import Address
 from server.metrics_endpoint import Endpoint
 from server.metrics_sum import WORKERS_LOST
 from server.stops import Stops
+from server.succession import Succession
 from server.vitals import Ending
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ log = logging.getLogger("server")
 
 #: Where all workers answer scrapes; opened by `before_start`.
 _endpoint: Endpoint | None = None
+
+#: What workers know of those before them.
+_succession: Final = Succession()
 
 #: A worker that ends within this many seconds of being ready, without having answered anything, has ended early.
 EARLY_SECONDS: Final = 60.0
@@ -93,6 +97,11 @@ def endpoint() -> Endpoint:
     return _endpoint
 
 
+def succession() -> Succession:
+    """Return what a worker knows of those before it."""
+    return _succession
+
+
 def after_all(_: Arbiter) -> None:
     """Gunicorn's `on_exit` hook: remove what the workers shared."""
     if _endpoint is not None:
@@ -120,7 +129,7 @@ def before_start(arbiter: Arbiter) -> None:
                 _check_free("HTTP_ADDRESS", Address(*bound[:2]))
     if settings.otel_exporter_otlp_endpoint and find_spec("opentelemetry.exporter") is None:
         _fail("OTEL_EXPORTER_OTLP_ENDPOINT needs the extra otel; pip install 'lucid-llm[otel]', or unset it")
-    Stops(arbiter)
+    Stops(arbiter, _succession)
     _few_heaps()
     _open_endpoint(settings.prometheus_http_address)
 

@@ -176,6 +176,15 @@ class Config:
         ),
     ] = field(repr=False)
     knowledge_watch: Annotated[bool, Variable(kinds.SWITCH, "on", "Follow changes in DATA_PATH while the server runs.")]
+    loading_stall_seconds: Annotated[
+        float,
+        Variable(
+            kinds.seconds(note="0 = for ever"),
+            "900",
+            "A worker that loads the model and gets no further for this long ends with exit code 3, and the server "
+            "with it; to be longer than GRACEFUL_TIMEOUT and a look at every weight.",
+        ),
+    ]
     log_format: Annotated[
         str, Variable(kinds.choice("human", "json"), "human", "Log lines for people, or one JSON object a line.")
     ]

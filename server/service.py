@@ -11,10 +11,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from engine import Engine, EngineError, EngineStuck
-from engine.memory import free_memory
+from engine import Engine, EngineError, EngineSettings, EngineStuck
 from knowledge.embedder import Embedder, EmbeddingModelError
 from knowledge.knowledge import Knowledge
 from llama_native import LlamaError, Model, RpcError, UnsupportedModel, Vocab
@@ -32,7 +31,8 @@ from server.knowledge_metrics import KnowledgeMetrics
 from server.metrics import Metrics
 from server.prompt import PromptBuilder
 from server.reasoning import tag_tokens
-from server.sizing import TooLittleMemoryError, check_memory, engine_settings
+from server.sizing import TooLittleMemoryError, check_memory, engine_settings, fits_elsewhere
+from server.succession import Succession
 from server.template import CHATML, ChatTemplate, TemplateError
 from server.turns import Turns
 from server.vitals import Ending, Vitals
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from server.tracing import Tracer
 
 log = logging.getLogger("server")
+
+#: Seconds that a worker which is replaced takes at most after GRACEFUL_TIMEOUT.
+LINGERING: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class Service:
         self.progress = 0.0
         #: True once loading failed; the process is about to end.
         self.failed = False
+        #: True if that is because it got no further, so that nobody can wait for the thread that loads.
+        self.loading_stuck = False
         #: True from the signal to stop on, while answers under way finish. A signal handler sets it.
         self.draining = False
         #: What the master process gets to know of this one.
@@ -90,7 +95,10 @@ class Service:
         #: The documents, once the model is loaded; None if there are none.
         self.knowledge: Knowledge | None = None
         self._loaded: Loaded | None = None
-        self._watchdog: Watchdog | None = None
+        #: Watches loading at first, then what was loaded.
+        self._watchdog = Watchdog({"loading": (lambda: self._loading_step, config.loading_stall_seconds)})
+        #: Changes while loading gets on.
+        self._loading_step = 0
         self._closing = threading.Event()
         self._closed = threading.Lock()
         self._loader: threading.Thread | None = None
@@ -142,13 +150,21 @@ class Service:
         return self.status == "engine failed"
 
     def look_after_engine(self) -> None:
-        """Give the engine up if it is stuck: requests that run or wait then end. To be called about once a second."""
+        """Give the engine up if it is stuck: requests that run or wait then end. To be called about once a second.
+
+        Before there is one, give loading up if that is stuck: in a driver, or by an RPC server that does not answer.
+        """
         watchdog, loaded = self._watchdog, self._loaded
-        if watchdog is None or loaded is None or not loaded.engine.alive:
+        if self.failed or (loaded is not None and not loaded.engine.alive):
             return
         wrong = watchdog.look()
-        if wrong is not None:
+        if wrong is None:
+            return
+        if loaded is not None:
             loaded.engine.give_up(EngineStuck(wrong))
+        elif self._loaded is None:  # else it got there just now
+            log.error("cannot load MODEL_PATH=%s: %s", self.config.model_path, wrong)
+            self.failed = self.loading_stuck = True
 
     @property
     def ending(self) -> Ending:
@@ -179,9 +195,10 @@ class Service:
         """Return what to tell a client about an engine that has stopped: whether that was asked for."""
         return shutting_down() if self._closing.is_set() else engine_failed()
 
-    def start(self, on_failure: Callable[[], None]) -> None:
+    def start(self, succession: Succession, on_failure: Callable[[], None]) -> None:
         """Begin to load the model in the background. `on_failure` is called, from that thread, if that fails."""
-        self._loader = threading.Thread(target=self._run_loader, args=(on_failure,), name="loader", daemon=True)
+        arguments = (succession, on_failure)
+        self._loader = threading.Thread(target=self._run_loader, args=arguments, name="loader", daemon=True)
         self._loader.start()
 
     def close(self) -> None:
@@ -207,9 +224,9 @@ class Service:
         if self.tracer is not None:
             self.tracer.close()
 
-    def _run_loader(self, on_failure: Callable[[], None]) -> None:
+    def _run_loader(self, succession: Succession, on_failure: Callable[[], None]) -> None:
         try:
-            loaded = self._load()
+            loaded = self._load(succession)
             self.knowledge = open_knowledge(self.config, loaded.embedder)
         except Exception as error:
             if self._closing.is_set():
@@ -249,20 +266,28 @@ class Service:
         if knowledge is not None:
             self.metrics.watch(KnowledgeMetrics(knowledge.store.stats, knowledge.age, config.instance_label))
 
-    def _load(self) -> Loaded:
+    def _load(self, succession: Succession) -> Loaded:
+        patience = self.config.graceful_timeout + LINGERING
+        if self.config.model_gpu_layers:  # what a device has left is its driver's secret: two workers may not fit
+            succession.wait(patience, self._get_on)
         embedder = _load_embedder(self.config)
         try:
-            return self._load_model(embedder)
+            log.info("loading %s", self.config.model_path)
+            memory = succession.memory(self._fits, patience, self._get_on)
+            return self._load_model(embedder, engine_settings(self.config, memory))
         except BaseException:
             if embedder is not None:
                 embedder.close()
             raise
 
-    def _load_model(self, embedder: Embedder | None) -> Loaded:
+    def _fits(self, size: int, free: int) -> bool:
+        """Whether what is chosen where `size` bytes are free can be had where `free` are."""
+        self._get_on()
+        return fits_elsewhere(self.config, size, free)
+
+    def _load_model(self, embedder: Embedder | None, settings: EngineSettings) -> Loaded:
         config = self.config
         begin = time.perf_counter()
-        log.info("loading %s", config.model_path)
-        settings = engine_settings(config, free_memory())
         model = Model(config.model_path, model_params(config), progress=self._on_progress)
         try:
             if not model.can_generate:
@@ -273,7 +298,7 @@ class Service:
                 log.warning("the model has no chat template; ChatML is used")
             template = ChatTemplate(source or CHATML, _token_text(vocab, vocab.bos), _token_text(vocab, vocab.eos))
             check_memory(model, settings)
-            engine = Engine(model, settings, should_stop=self._closing.is_set)
+            engine = Engine(model, settings, should_stop=self._get_on)
         except BaseException:
             model.close()
             raise
@@ -297,7 +322,12 @@ class Service:
 
     def _on_progress(self, share: float) -> bool:
         self.progress = share
-        return not self._closing.is_set()
+        return not self._get_on()
+
+    def _get_on(self) -> bool:
+        """Note that loading gets on; return whether it is to stop."""
+        self._loading_step += 1
+        return self._closing.is_set()
 
 
 def _load_embedder(config: Config) -> Embedder | None:

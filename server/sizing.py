@@ -28,6 +28,8 @@ PROCESS_BYTES: Final = 150_000_000
 ROOM: Final = 0.9
 
 
+_ENGINE_LOG: Final = logging.getLogger("engine")
+
 _WIDE: Final = ("f16", "bf16", "f32")
 
 
@@ -93,22 +95,38 @@ def check_memory(model: Model, settings: EngineSettings) -> None:
 
     The verdict is the plan's. A GPU's memory is left to its driver, which refuses what it does not have.
     """
-    log = logging.getLogger("engine")
-    level = log.level
-    log.setLevel(logging.ERROR)  # what the plan warns of is said when the engine is made
+    level = _ENGINE_LOG.level
+    _ENGINE_LOG.setLevel(logging.ERROR)  # what the plan warns of is said when the engine is made
     try:
         sizing = measure(model, settings)
         if sizing.on_gpu or sizing.fits:
             return
         advice = "; ".join(suggestions(model, settings, sizing))
     finally:
-        log.setLevel(level)
+        _ENGINE_LOG.setLevel(level)
     raise TooLittleMemoryError(
         f"too little memory: the KV cache of {sizing.parallel} requests of up to {sizing.context} tokens in "
         f"{sizing.kv_type} takes {_size(sizing.kv)}, the weights {_size(sizing.weights)}, a step "
         f"{_size(sizing.scratch)} and the process {_size(sizing.process)}, but {_size(sizing.free)} were free on this "
         f"machine or in this control group, of which {100 * ROOM:.0f}% may be filled; {advice}"
     )
+
+
+def fits_elsewhere(config: Config, size: int, free: int) -> bool:
+    """Whether the server that is chosen where `size` bytes are free would fit where `free` bytes are.
+
+    False for a model that cannot be used: loading it says why.
+    """
+    params = ModelParams(n_gpu_layers=config.model_gpu_layers, use_extra_bufts=False)  # mapped, not read
+    level = _ENGINE_LOG.level
+    _ENGINE_LOG.setLevel(logging.ERROR)  # what the plan warns of is said when the engine is made
+    try:
+        with Model(config.model_path, params) as model:
+            return replace(measure(model, engine_settings(config, size)), free=free).fits
+    except (LlamaError, EngineError):
+        return False
+    finally:
+        _ENGINE_LOG.setLevel(level)
 
 
 def suggestions(model: Model, settings: EngineSettings, sizing: Sizing) -> Iterator[str]:
@@ -176,7 +194,7 @@ def main(as_json: bool) -> int:
     try:
         with Model(settings.model_path, params) as model:
             sizing = measure(model, engine)
-            logging.getLogger("engine").setLevel(logging.ERROR)  # what it warns of has been said once
+            _ENGINE_LOG.setLevel(logging.ERROR)  # what it warns of has been said once
             advice = list(suggestions(model, engine, sizing))
     except (LlamaError, EngineError) as error:
         print(f"error: MODEL_PATH={str(settings.model_path)!r}: {error}", file=sys.stderr)

@@ -15,6 +15,8 @@ from typing import Final
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from server.succession import Succession
+
 #: What stops the server, or a worker.
 STOPS: Final = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 
@@ -30,8 +32,9 @@ class _StoppedError(Exception):
 class Stops:
     """Takes an arbiter's signals from now on, in their order."""
 
-    def __init__(self, arbiter: Arbiter) -> None:
+    def __init__(self, arbiter: Arbiter, succession: Succession) -> None:
         self._arbiter = arbiter
+        self._succession = succession
         #: When the first signal to stop came, as a time of `time.monotonic`; 0: none has.
         self._first = 0.0
         #: Whether answers under way are to end now.
@@ -60,12 +63,14 @@ class Stops:
         if self._first:
             return
         self._reloading = True
+        self._succession.leaving = tuple(self._arbiter.WORKERS)
         try:
             self._reload()
         except _StoppedError:
             pass  # the main loop takes the signal from the queue
         finally:
             self._reloading = False
+            self._succession.leaving = ()
 
     def reap_workers(self) -> None:
         """See which workers have ended.

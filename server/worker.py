@@ -109,25 +109,28 @@ class Worker(ThreadWorker):
         threading.Thread(target=self._run_closer, name="closer", daemon=True).start()
         summed = boot.endpoint().serve(service.metrics.registry)
         self._limit_connections()
-        service.start(on_failure=self._stop)
+        service.start(boot.succession(), on_failure=self._stop)
         super().run()
-        engine_failed = service.engine_failed
+        engine_failed, stuck = service.engine_failed, service.loading_stuck
         self.vitals.ending = service.ending
         closing = threading.Thread(target=service.close, name="closing", daemon=True)
         closing.start()
-        closing.join(LAST_WORDS if engine_failed else None)
+        closing.join(LAST_WORDS if engine_failed or stuck else None)
         self._connections.break_off_all()
         summed.publish()
+        if engine_failed or stuck:  # an orderly exit would wait for threads that wait for what is stuck
+            os._exit(WORKER_BOOT_ERROR if stuck else ENGINE_FAILED)
         if service.failed:
             sys.exit(WORKER_BOOT_ERROR)
-        if engine_failed:
-            os._exit(ENGINE_FAILED)  # an orderly exit would wait for threads that wait for what is stuck
 
     def notify(self) -> None:
         """Tell the arbiter that the main loop turns, as it does once a second; look after what has failed or stalls."""
         super().notify()
         self._connections.break_off_late()
         self.wsgi.service.look_after_engine()
+        if self.alive and self.wsgi.service.loading_stuck:
+            self.cfg.set("graceful_timeout", LAST_WORDS)
+            self.alive = False
         if self.alive and self.wsgi.service.engine_failed:
             self.log.critical("the engine failed; this worker ends and another one takes its place")
             self.cfg.set("graceful_timeout", LAST_WORDS)

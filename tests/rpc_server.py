@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -39,6 +40,10 @@ class RpcServer:
         """End it as a power cut would, as far as its clients can tell."""
         self._process.kill()
         self._process.wait()
+
+    def pause(self) -> None:
+        """Stop it, so that it answers no more while its connections stay open."""
+        self._process.send_signal(signal.SIGSTOP)
 
     def __enter__(self) -> Self:
         return self

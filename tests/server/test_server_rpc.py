@@ -62,6 +62,15 @@ def test_a_server_that_dies_and_comes_back(launch: Launch, prefix: Path) -> None
     assert f"no RPC server can be reached at {second.address}: " in only_failure(server)
 
 
+def test_a_server_that_answers_no_more_while_the_model_is_loaded(launch: Launch, prefix: Path) -> None:
+    with RpcServer(prefix) as lender:
+        server = launch(MODEL_RPC=lender.address, LOADING_STALL_SECONDS="3", **SMALL)
+        eventually(lambda: f"the RPC server at {lender.address} lends" in server.output, "it is asked for its devices")
+        lender.pause()
+        assert server.wait_exit() == 3
+    assert "loading has made no step for " in only_failure(server)
+
+
 def test_how_the_model_is_placed() -> None:
     variables = {"MODEL_GPU_LAYERS": "20", "MODEL_SPLIT_MODE": "none", "MAIN_GPU": "1"}
     params = ModelParams(n_gpu_layers=20, split_mode=SplitMode.NONE, main_gpu=1)

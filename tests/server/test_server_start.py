@@ -1,7 +1,6 @@
 """Starting and stopping: what the process says when it cannot start, while it loads, and how it ends."""
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from memory_group import memory_group
 from server_process import MODEL, PATIENCE, ROOT, ServerProcess, eventually, free_port
 
 from server.stops import SAME_SIGNAL_SECONDS
@@ -158,22 +158,9 @@ def test_too_little_memory_for_the_context(launch: Launch) -> None:
 
 
 def test_too_little_memory_in_a_control_group(launch: Launch) -> None:
-    (path,) = re.findall(r"^(?:\d+:memory|0:):/?(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)[:1]
-    parent = Path("/sys/fs/cgroup/memory")
-    group = (parent if parent.exists() else parent.parent) / path / f"lucid-{os.getpid()}"
-    limit = "memory.limit_in_bytes" if parent.exists() else "memory.max"
-    try:
-        group.mkdir()
-        (group / limit).write_text(str(1_000_000_000))
-    except OSError as error:
-        reason = f"no control group can be made here: {error}"
-        if os.environ.get("CI") and os.access(group.parent, os.W_OK):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    try:
+    with memory_group(1_000_000_000) as inside:
         # KV cache and scratch alone would have room beside the mapped weights, which look free but are needed.
         sizes = {"MODEL_PARALLEL": "8", "MODEL_CONTEXT": "3072"}
-        inside = f"echo $$ > {group}/cgroup.procs; exec {sys.executable} -m server"
         line = too_little_memory(launch("sh", "-c", inside, **sizes))
         assert "takes 566 MB" in line
         assert float(line.split(", but ")[1].split(" MB were free")[0]) < 1000
@@ -181,8 +168,25 @@ def test_too_little_memory_in_a_control_group(launch: Launch) -> None:
         assert planned.wait_exit() == 1
         assert "DOES NOT FIT" in planned.output
         assert "it would fit with MODEL_PARALLEL=" in line
-    finally:
-        group.rmdir()
+
+
+def test_a_reload_where_two_workers_have_no_room(launch: Launch) -> None:
+    with memory_group(1_300_000_000) as inside:
+        server = launch("sh", "-c", inside, EMBEDDING_MODEL="none", GRACEFUL_TIMEOUT="60")
+        server.wait_ready()
+        plan = server.get("/v1/engine").json["plan"]
+        assert plan["parallel"] * plan["context"] >= 8192
+        sock = server.open_chat("Tell a story.", stream=True, max_tokens=120, ignore_eos=True)
+        data = sock.recv(4096)
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "loading waits for its end" in server.output, "the new worker waits")
+        while more := sock.recv(65536):
+            data += more
+        assert b"data: [DONE]" in data
+        eventually(lambda: server.output.count(" server: ready: ") == 2, "the new worker is ready")
+        assert server.get("/v1/engine").json["plan"] == plan
+        assert "are chosen smaller" not in server.output
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize("name", ["HTTP_ADDRESS", "PROMETHEUS_HTTP_ADDRESS"])

@@ -119,6 +119,16 @@ def test_refusals_that_are_late_or_missing_are_seen(refusals: tuple[float, ...],
     assert failed is None or any(failed in it.figure for it in found)
 
 
+def test_refusals_are_judged_at_p95_and_told_beyond_it() -> None:
+    late = overloaded(*([0.02] * 97), 0.3, 0.3, 0.3)
+    found = {it.figure: it for it in of_overload(overloaded(), late, [0.004, 0.006], [])}
+    assert found["refused after ms, p95"].met is True
+    assert found["refused after ms, p99"].value == pytest.approx(300)
+    assert found["refused after ms, p99"].met is None
+    assert found["refused within 100 ms"].value == "97 of 100"
+    assert found["  the server's own part, ms, p50 / p95 / p99"].value == "5.0 / 5.9 / 6.0"
+
+
 @pytest.mark.parametrize("figure", ["rss", "descriptors", "threads"])
 def test_what_grows_is_seen(figure: str) -> None:
     flat = [Sample(float(second), 1000, 500, 50, 40, 3, 2, 0) for second in range(90)]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_cases import MakeEngine, settle, text_of
+from engine_cases import GREEDY, MakeEngine, settle, text_of
 
-from engine import Engine, EngineError, Generation, Layout, Request, SamplingParams
-from llama_native import Model
+from engine import Engine, EngineError, Generation, GenerationFailed, Layout, Request, SamplingParams
+from llama_native import Batch, Model
 
 sys.path.append(str(Path(__file__).parent.parent / "llama_native"))
 import tiny
@@ -123,6 +123,73 @@ def test_random_workloads(tiny_model: Model, make_engine: MakeEngine, layout: La
     counters = engine.stats().counters
     assert counters.finished + counters.cancelled + counters.failed == accepted
     assert counters.failed >= failed
+
+
+def reason(generation: Generation) -> str:
+    """Why it failed."""
+    with pytest.raises(GenerationFailed) as failed:
+        text_of(generation)
+    return str(failed.value)
+
+
+@pytest.mark.parametrize("when", ["prefill", "decode"])
+def test_a_step_that_is_broken_off(tiny_model: Model, make_engine: MakeEngine, layout: Layout, when: str) -> None:
+    """It ends whoever had a part in it; what is cached or waits is not touched, and the engine goes on."""
+    engine = make_engine(tiny_model, kv_layout=layout, parallel=3, context=4096)
+    cached = np.full(100, 9, dtype=np.int32)
+    text_of(engine.submit(Request(cached, 1, GREEDY)))
+    if when == "prefill":
+        engine._native.abort()
+    prompts = [np.full(50, token, dtype=np.int32) for token in (5, 6)]
+    group = engine.submit_all([Request(prompt, 4000, GREEDY, ignore_eos=True) for prompt in prompts])
+    if when == "decode":
+        while not all(generation.completion_tokens for generation in group.generations):
+            assert group.next(timeout=60) is not None
+        engine._native.abort()
+    for _ in prompts:
+        with pytest.raises(GenerationFailed, match="abort"):
+            while group.next() is not None:
+                pass
+    settle(engine)
+    check_books(engine)
+    assert engine.stats().counters.failed == 2
+    assert [sequence.length for sequence in engine._kv.sequences] == [100, 0, 0]
+    again = engine.submit(Request(np.append(cached, [10]), 4, GREEDY, ignore_eos=True))
+    text_of(again)
+    assert (again.cached_tokens, again.completion_tokens) == (100, 4)
+
+
+def test_a_step_that_finds_no_cells(tiny_model: Model, make_engine: MakeEngine) -> None:
+    """Cells are taken behind the engine's back, so that llama.cpp has fewer than the engine reckons with."""
+    if tiny_model.is_recurrent:
+        pytest.skip("a recurrent model keeps no cells")
+    engine = make_engine(tiny_model, kv_layout=Layout.UNIFIED, parallel=2, context=CONTEXT, kv_cells=CONTEXT)
+    batch = Batch(200)
+    batch.extend(np.full(200, 5, dtype=np.int32), 0, 1)
+    engine._native.decode(batch)
+    for prompt, answer in ((100, 10), (40, 150)):  # it fails in prefill, and in decode
+        request = Request(np.full(prompt, 6, dtype=np.int32), answer, GREEDY, ignore_eos=True)
+        assert "KV cache" in reason(engine.submit(request))
+    engine._native.memory.remove(1)
+    settle(engine)
+    check_books(engine)
+    assert engine._kv.cells.used == 0
+    well = engine.submit(Request(np.full(100, 6, dtype=np.int32), 150, GREEDY, ignore_eos=True))
+    text_of(well)
+    assert well.completion_tokens == 150
+
+
+def test_an_answer_that_nothing_can_continue(tiny_model: Model, make_engine: MakeEngine, layout: Layout) -> None:
+    """It fails alone: who shares its steps goes on."""
+    engine = make_engine(tiny_model, kv_layout=layout, parallel=2, context=CONTEXT)
+    nothing = SamplingParams(logit_bias=tuple((token, -np.inf) for token in range(tiny_model.vocab.n_tokens)))
+    prompt = np.full(50, 5, dtype=np.int32)
+    other = engine.submit(Request(prompt, 100, GREEDY, ignore_eos=True))
+    assert "no token can be sampled" in reason(engine.submit(Request(prompt + 1, 100, nothing)))
+    text_of(other)
+    assert other.completion_tokens == 100
+    settle(engine)
+    check_books(engine)
 
 
 def test_too_few_cells_make_requests_wait_and_evict(tiny_model: Model, make_engine: MakeEngine) -> None:

@@ -81,7 +81,7 @@ class Context(Resource):
         """Length of an embedding vector."""
         self._n_classes = model.n_classes
         self._has_encoder = model.has_encoder
-        self._window = 0 if params.swa_full else model.n_swa
+        self._window = model.n_swa
         self._recurrent = model.is_recurrent or model.is_hybrid
         self._memory = C.llama_get_memory(pointer)
 

@@ -35,7 +35,8 @@ class ContextParams:
     :ivar embeddings: compute embeddings.
     :ivar offload_kqv: keep the KV cache on the GPU, where there is one.
     :ivar op_offload: let the GPU take over large operations whose weights are in system memory.
-    :ivar swa_full: keep the whole context of sliding-window layers too, so that a sequence can be cut anywhere.
+    :ivar swa_full: keep the whole context of sliding-window layers too, so that a sequence can be cut anywhere. In a
+        unified cache other sequences may still overwrite what is behind its window (see `Memory.can_continue`).
     :ivar n_outputs_max: most tokens of one batch with logits or embeddings; 0 means n_batch. A small number saves
         n_ubatch x vocabulary x 4 bytes of working memory.
     :ivar rope_scaling, rope_freq_base, rope_freq_scale: rotary embeddings; 0 and UNSPECIFIED follow the model.

@@ -50,8 +50,9 @@ class Memory:
     def can_continue(self, seq: int, pos: int) -> bool:
         """Returns whether `seq` can be cut at `pos` and go on from there: whether what a token at `pos` needs is held.
 
-        Always true for plain attention. Sliding-window layers forget what is behind their window (unless `swa_full`),
-        and a recurrent state can only be continued at its end. Position 0, a fresh start, is always possible.
+        Always true for plain attention. Sliding-window layers forget what is behind their window (with `swa_full` only
+        where other sequences of a unified cache took its cells), and a recurrent state can only be continued at its
+        end. Position 0, a fresh start, is always possible.
         """
         self._context._check_sequence(seq)
         end = self.pos_max(seq) + 1

@@ -6,6 +6,7 @@ import time
 from collections import deque
 
 import numpy as np
+import pytest
 from engine_cases import GREEDY, MakeEngine, settle
 
 from engine import Engine, Generation, Request
@@ -44,3 +45,19 @@ def test_a_cancellation_between_two_looks_is_not_lost(small: Model, make_engine:
     settle(engine)
     counters = engine.stats().counters
     assert (counters.cancelled, counters.generated_tokens) == (1, 0)
+
+
+@pytest.mark.parametrize("when", ["prefill", "decode"])
+def test_a_sequence_is_free_after_the_step_under_way(model: Model, make_engine: MakeEngine, when: str) -> None:
+    engine = make_engine(model, parallel=1)
+    counters = engine.stats().counters
+    generation = engine.submit(long_request(prompt=150 if when == "prefill" else 8))
+    if when == "decode":
+        assert generation.next(timeout=60) is not None
+    while not engine.stats().running:
+        time.sleep(0.001)
+    generation.cancel()
+    made = counters.steps
+    settle(engine)
+    assert counters.steps <= made + 1
+    assert counters.cancelled == 1

@@ -20,8 +20,10 @@ import tiny
 #: Largest difference in log probability, over the tokens that are at least 1% probable, between a prompt with and
 #: without reuse. With weights, keys and values in 32 bits only the order of additions differs. The demo model's
 #: weights have 4 bits, and llama.cpp rounds activations to 8 bits for them, differently for one token and for many:
-#: computing a prompt token by token instead of at once changes its log probabilities by up to 0.32 by itself.
+#: computing a prompt token by token instead of at once changes its log probabilities by up to 0.32 by itself. Gemma's
+#: activation function is a table in 16 bits: alike prompts differ by up to 8e-4 in other company.
 TOLERANCE_F32 = 1e-4
+TOLERANCE_GEMMA = 5e-3
 TOLERANCE_Q4 = 0.5
 
 TOP = SamplingParams(temperature=0.0, logprobs=20)
@@ -29,7 +31,7 @@ TOP = SamplingParams(temperature=0.0, logprobs=20)
 
 def next_token(engine: Engine, prompt: Tokens, cache_prompt: bool) -> tuple[TokenLogprobs, int]:
     """The distribution of the token after `prompt`, and how many tokens came from the cache."""
-    generation = engine.submit(Request(prompt, 1, TOP, cache_prompt=cache_prompt))
+    generation = engine.submit(Request(prompt, 1, TOP, ignore_eos=True, cache_prompt=cache_prompt))
     (entry,) = [entry for piece in generation for entry in piece.logprobs or ()]
     return entry, generation.cached_tokens
 
@@ -40,10 +42,14 @@ def distance(a: TokenLogprobs, b: TokenLogprobs) -> float:
     return max(abs(first[t] - second[t]) for t in first.keys() & second.keys() if first[t] > np.log(0.01))
 
 
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    """Random weights in 32 bits: whatever goes wrong with positions or cells changes its logits by far."""
-    with Model(tiny.llama(tmp_path_factory.mktemp("tiny") / "llama.gguf")) as loaded:
+@pytest.fixture(scope="module", params=["llama", "gemma", "mamba"])
+def tiny_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """Random weights in 32 bits: whatever goes wrong with positions or cells changes their logits by far.
+
+    One attends to everything, one in most layers to a short window, and one is recurrent.
+    """
+    path = tmp_path_factory.mktemp("tiny") / f"{request.param}.gguf"
+    with Model(getattr(tiny, request.param)(path)) as loaded:
         yield loaded
 
 
@@ -61,14 +67,14 @@ def test_reuse_is_exact_in_any_company(tiny_model: Model, make_engine: MakeEngin
         if len(company) > 2:
             company.pop(chance.randrange(3)).cancel()
         tail = np.array(chance.choices(range(3, 200), k=chance.randrange(1, 60)), dtype=np.int32)
-        head = chance.choice(stock)[: chance.randrange(1, 250)] if stock else tail
+        head = chance.choice(stock)[: chance.choice((chance.randrange(1, 250), 300))] if stock else tail
         prompt = np.concatenate([head, tail])
         stock.append(prompt)
         warm, cached = next_token(engine, prompt, cache_prompt=True)
         cold, _ = next_token(engine, prompt, cache_prompt=False)
         reused += cached
-        assert distance(warm, cold) < TOLERANCE_F32
-    assert reused > 1000
+        assert distance(warm, cold) < (TOLERANCE_GEMMA if tiny_model.n_swa else TOLERANCE_F32)
+    assert reused > 500
     for generation in company:
         generation.cancel()
 
@@ -77,13 +83,16 @@ def test_reuse_on_the_demo_model(model: Model, make_engine: MakeEngine, layout: 
     engine = make_engine(model, kv_layout=layout)
     chance = random.Random(1)
     words = PASSAGE.split()
+    reused = 0
     for _ in range(8):
         context = " ".join(words * chance.randrange(1, 4))
         prompt = chat(model, " ".join(chance.choices(words, k=chance.randrange(1, 30))), context)
-        warm, _ = next_token(engine, prompt, cache_prompt=True)
+        warm, cached = next_token(engine, prompt, cache_prompt=True)
         cold, nothing = next_token(engine, prompt, cache_prompt=False)
         assert nothing == 0
         assert distance(warm, cold) < TOLERANCE_Q4
+        reused += cached
+    assert reused > 200
 
 
 def test_every_character_arrives_once_and_at_its_own_request(
@@ -135,7 +144,10 @@ def test_sliding_window_attention(gemma: Model, make_engine: MakeEngine, layout:
 
     base = prompt("Where is it?", 45)
     assert base.size > gemma.n_swa + 100
+    reused = 0
     for question, passages in [("Where is it?", 45), ("Who is there?", 45), ("When?", 10), ("Why there?", 45)]:
-        warm, _ = next_token(engine, prompt(question, passages), cache_prompt=True)
+        warm, cached = next_token(engine, prompt(question, passages), cache_prompt=True)
+        reused += cached
         cold, _ = next_token(engine, prompt(question, passages), cache_prompt=False)
         assert distance(warm, cold) < TOLERANCE_Q4
+    assert reused > gemma.n_swa

@@ -175,11 +175,13 @@ def test_a_recurrent_memory_cannot_be_cut(mamba_model: ln.Model, make_context: M
     context.decode(filled([77], 10, seq=1))
 
 
-def fill(context: ln.Context, tokens: list[int], pos0: int = 0) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def fill(
+    context: ln.Context, tokens: list[int], pos0: int = 0, seq: int = 0
+) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     batch = ln.Batch(context.n_batch)
     for start in range(0, len(tokens), batch.capacity):
         batch.clear()
-        batch.extend(tokens[start : start + batch.capacity], pos0 + start, 0, output_last=True)
+        batch.extend(tokens[start : start + batch.capacity], pos0 + start, seq, output_last=True)
         context.decode(batch)
     return context.logits(-1).copy()
 
@@ -219,6 +221,26 @@ def test_swa_full_can_be_cut_anywhere(window_model: ln.Model, make_context: Make
         assert context.memory.can_continue(0, cut)
         assert context.memory.remove(0, cut)
         np.testing.assert_allclose(fill(context, tokens[cut:], cut), wanted, atol=1e-3)
+
+
+def test_swa_full_can_lose_cells_to_another_sequence(window_model: ln.Model, make_context: MakeContext) -> None:
+    """In a unified cache llama.cpp gives cells behind a window to others before free ones."""
+    tokens = [3 + i % 250 for i in range(200)]
+    context = make_context(window_model, n_ctx=512, n_seq_max=3, kv_unified=True, swa_full=True)
+    memory = context.memory
+    fill(context, tokens[:10], seq=1)
+    wanted = fill(context, tokens)
+    memory.remove(1)
+    fill(context, tokens[:60], seq=2)  # ten free cells, then cells of sequence 0
+    assert memory.pos_min(0) > 0
+    outcomes = set()
+    for cut in (20, 180, 100):
+        possible = memory.can_continue(0, cut)
+        outcomes.add(possible)
+        assert memory.remove(0, cut) == possible
+        if possible:
+            np.testing.assert_allclose(fill(context, tokens[cut:], cut), wanted, atol=1e-3)
+    assert outcomes == {True, False}
 
 
 def test_can_continue(tiny_model: ln.Model, mamba_model: ln.Model, make_context: MakeContext) -> None:

@@ -105,11 +105,13 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
     context = settings.context or max(SMALLEST_CONTEXT, min(model.n_ctx_train, CONTEXT))
     threads = settings.threads or available_cpus()
     parallel = settings.parallel or (PARALLEL_GPU if offloaded else parallel_for(threads))
-    budget = (_free_device_memory() if offloaded else _free_beside_weights(model, settings)) * KV_SHARE
+    here = host_share(model)
+    free_here, free_there = _free_beside_weights(model, settings), _free_device_memory() if offloaded else 0
 
     def too_large() -> bool:
         params = ContextParams(n_ctx=parallel * context, n_seq_max=parallel, type_k=kv_type, type_v=kv_type)
-        return kv_cache_bytes(model, params) > budget
+        kv = kv_cache_bytes(model, params)
+        return here * kv > free_here * KV_SHARE or (1 - here) * kv > free_there * KV_SHARE
 
     while not settings.parallel and parallel > 1 and too_large():
         parallel //= 2
@@ -164,6 +166,17 @@ def offloads(model: Model) -> bool:
     return model.params.n_gpu_layers != 0 and any(device.type in GPUS for device in devices())
 
 
+def host_share(model: Model) -> float:
+    """Share of the model's layers, and so about of weights and KV cache, that stays on this machine's CPU: 0 to 1.
+
+    llama.cpp offloads the last ones first, and counts the output as one more (`llama_model_base::load_tensors`).
+    """
+    asked = model.params.n_gpu_layers
+    if not offloads(model):
+        return 1.0
+    return 0.0 if asked < 0 else min(1.0, max(0, model.n_layer + 1 - asked) / model.n_layer)
+
+
 def context_params(plan: Plan) -> ContextParams:
     """How to create the llama context of a plan."""
     batch = plan.largest_chunk + plan.parallel
@@ -197,7 +210,9 @@ def _kv_type(name: str) -> GgmlType:
 
 def _free_beside_weights(model: Model, settings: EngineSettings) -> int:
     """Bytes of this machine free for a KV cache. A mapped file's weights are not to be counted: they look free."""
-    return free_memory() if settings.memory is None else max(0, settings.memory - model.size)
+    if settings.memory is None:
+        return free_memory()
+    return max(0, settings.memory - int(host_share(model) * model.size))
 
 
 def _free_device_memory() -> int:

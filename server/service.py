@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from engine import Engine, EngineError, EngineSettings, EngineStuck
+from engine.memory import free_memory
 from knowledge.embedder import Embedder, EmbeddingModelError
 from knowledge.knowledge import Knowledge
 from llama_native import LlamaError, Model, RpcError, UnsupportedModel, Vocab
@@ -267,13 +268,13 @@ class Service:
             self.metrics.watch(KnowledgeMetrics(knowledge.store.stats, knowledge.age, config.instance_label))
 
     def _load(self, succession: Succession) -> Loaded:
-        patience = self.config.graceful_timeout + LINGERING
-        if self.config.model_gpu_layers:  # what a device has left is its driver's secret: two workers may not fit
+        patience, offloaded = self.config.graceful_timeout + LINGERING, self.config.model_gpu_layers > 0
+        if offloaded:  # two workers may not fit a device, which is found out by trying only
             succession.wait(patience, self._get_on)
         embedder = _load_embedder(self.config)
         try:
             log.info("loading %s", self.config.model_path)
-            memory = succession.memory(self._fits, patience, self._get_on)
+            memory = free_memory() if offloaded else succession.memory(self._fits, patience, self._get_on)
             return self._load_model(embedder, engine_settings(self.config, memory))
         except BaseException:
             if embedder is not None:

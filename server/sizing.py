@@ -12,17 +12,22 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from engine import EngineError, EngineSettings, Layout, Plan, Switch, make_plan
 from engine.memory import free_memory
-from engine.plan import context_params, offloads
+from engine.plan import context_params, host_share
+from knowledge.embedder import MAX_TOKENS, PACK_TOKENS
 from llama_native import ContextError, ContextParams, GgmlType, LlamaError, Model, ModelParams, kv_cache_bytes
 from server import config
 from server.config import Config
 
 #: Bytes of the interpreter, libraries and HTTP threads, and of llama.cpp's buffers beside those counted below.
 PROCESS_BYTES: Final = 150_000_000
+
+#: The same of the embedding model: its vocabulary's tables and small buffers.
+EMBEDDER_BYTES: Final = 20_000_000
 
 #: Share of the machine's free memory that a configuration may fill: requests, files and others need the rest.
 ROOM: Final = 0.9
@@ -39,10 +44,12 @@ class TooLittleMemoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """Memory of one server process. Sizes in bytes; `context` and `cells` in tokens.
+    """Memory of one server process on this machine's CPU. Sizes in bytes; `context` and `cells` in tokens.
 
-    `scratch`: logits, activations and attention scores of the largest step. `free`: what the machine, or the control
-    group, could give before the model was loaded: mapped weights look free afterwards, but are needed.
+    `weights` and `kv` are those of layers that stay here, a share of `host` of them. `scratch`: logits, activations and
+    attention scores of the largest step. `embedding`: the embedding model with its context, where it is not loaded yet.
+    `free`: what the machine, or the control group, could give before the model was loaded: mapped weights look free
+    afterwards, but are needed.
     """
 
     model: str
@@ -55,13 +62,14 @@ class Sizing:
     kv: int
     scratch: int
     process: int
+    embedding: int
     free: int
-    on_gpu: bool
+    host: float
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.kv + self.scratch + self.process
+        return self.weights + self.kv + self.scratch + self.process + self.embedding
 
     @property
     def fits(self) -> bool:
@@ -69,11 +77,15 @@ class Sizing:
         return self.total <= ROOM * self.free
 
 
-def measure(model: Model, settings: EngineSettings) -> Sizing:
-    """Size `settings`, with their `memory`, for a model. Raises `InvalidRequest` for what cannot be right for it."""
-    plan = _plan(model, settings)
+def measure(model: Model, settings: EngineSettings, embedding: int = 0) -> Sizing:
+    """Size `settings`, with their `memory`, for a model. Raises `InvalidRequest` for what cannot be right for it.
+
+    `embedding`: bytes of that memory which the embedding model will take first.
+    """
+    free = free_memory() if settings.memory is None else settings.memory
+    plan = _plan(model, replace(settings, memory=max(0, free - embedding)))
     params = context_params(plan)
-    kv = kv_cache_bytes(model, params)
+    host = host_share(model)
     return Sizing(
         model=f"{model.path.name} ({model.description})",
         parallel=plan.parallel,
@@ -81,25 +93,27 @@ def measure(model: Model, settings: EngineSettings) -> Sizing:
         cells=plan.kv_cells,
         kv_type=plan.kv_type.name.lower(),
         kv_token=_kv_token(model, plan.kv_type),
-        weights=model.size,
-        kv=kv,
+        weights=int(host * model.size),
+        kv=int(host * kv_cache_bytes(model, params)),
         scratch=_scratch(model, plan),
         process=PROCESS_BYTES,
-        free=free_memory() if settings.memory is None else settings.memory,
-        on_gpu=offloads(model),
+        embedding=embedding,
+        free=free,
+        host=host,
     )
 
 
 def check_memory(model: Model, settings: EngineSettings) -> None:
     """Raise `TooLittleMemoryError` if a loaded model does not fit with its KV cache, before anybody tries.
 
-    The verdict is the plan's. A GPU's memory is left to its driver, which refuses what it does not have.
+    The verdict is the plan's. Layers that leave this machine's CPU are left to the devices' drivers, which refuse what
+    they do not have.
     """
     level = _ENGINE_LOG.level
     _ENGINE_LOG.setLevel(logging.ERROR)  # what the plan warns of is said when the engine is made
     try:
         sizing = measure(model, settings)
-        if sizing.on_gpu or sizing.fits:
+        if not sizing.host or sizing.fits:
             return
         advice = "; ".join(suggestions(model, settings, sizing))
     finally:
@@ -134,7 +148,7 @@ def suggestions(model: Model, settings: EngineSettings, sizing: Sizing) -> Itera
     fixed = replace(settings, parallel=sizing.parallel, context=sizing.context)
 
     def fits(**changes: Any) -> bool:
-        return measure(model, replace(fixed, **changes)).fits
+        return measure(model, replace(fixed, **changes), sizing.embedding).fits
 
     word = "there is room for" if sizing.fits else "it would fit with"
     limit = 256 if sizing.fits else sizing.parallel
@@ -170,14 +184,20 @@ def report(sizing: Sizing, advice: list[str]) -> str:
         ("KV cache", _size(sizing.kv), f"{layout}; {sizing.kv_token} bytes a token"),
         ("scratch", _size(sizing.scratch), "the largest step: logits, activations, attention scores"),
         ("process", _size(sizing.process), "interpreter, libraries, threads"),
+        (
+            "embedding",
+            _size(sizing.embedding),
+            "the embedding model and its largest step; documents' vectors come on top",
+        ),
         ("together", _size(sizing.total), "each worker process; weights are shared between workers where mapped"),
         ("free now", _size(sizing.free), "on this machine, or in this control group"),
     ]
     lines = [f"{name:10} {amount:>9}  {meaning}" for name, amount, meaning in rows]
     share = sizing.total / sizing.free if sizing.free else float("inf")
     lines.append(f"{'fits' if sizing.fits else 'DOES NOT FIT'}: {100 * share:.0f}% of the free memory")
-    if sizing.on_gpu:
-        lines.append("layers on a GPU take their share of weights and KV cache from its memory instead")
+    if sizing.host < 1:
+        share = 100 * (1 - sizing.host)
+        lines.append(f"{share:.0f}% of weights and KV cache are on devices, and not counted")
     return "\n".join([*lines, *(f"- {line}" for line in advice)])
 
 
@@ -192,8 +212,13 @@ def main(as_json: bool) -> int:
     # Not repacked for this CPU, the weights stay in the file and are mapped.
     params = ModelParams(n_gpu_layers=settings.model_gpu_layers, use_extra_bufts=False)
     try:
+        embedding = embedding_bytes(settings.embedding_model)
+    except LlamaError as error:
+        print(f"error: EMBEDDING_MODEL={str(settings.embedding_model)!r}: {error}", file=sys.stderr)
+        return 1
+    try:
         with Model(settings.model_path, params) as model:
-            sizing = measure(model, engine)
+            sizing = measure(model, engine, embedding)
             _ENGINE_LOG.setLevel(logging.ERROR)  # what it warns of has been said once
             advice = list(suggestions(model, engine, sizing))
     except (LlamaError, EngineError) as error:
@@ -204,6 +229,17 @@ def main(as_json: bool) -> int:
     else:
         print(report(sizing, advice))
     return 0 if sizing.fits else 1
+
+
+def embedding_bytes(path: Path) -> int:
+    """Bytes that the embedding model takes with its context; 0 if there is no such file. Raises `LlamaError`."""
+    if not path.exists():
+        return 0
+    with Model(path, ModelParams(use_extra_bufts=False)) as model:
+        rows = max(PACK_TOKENS, min(model.n_ctx_train, MAX_TOKENS))
+        kv = kv_cache_bytes(model, ContextParams(n_ctx=rows))
+        # Scores before and after the softmax, each in two layouts: its attention reads all tokens of a step at once.
+        return model.size + kv + 4 * rows * (_width(model) + 4 * model.n_head * rows) + EMBEDDER_BYTES
 
 
 def engine_settings(config: Config, memory: int) -> EngineSettings:
@@ -243,12 +279,16 @@ def _kv_token(model: Model, kind: GgmlType) -> int:
 def _scratch(model: Model, plan: Plan) -> int:
     """Bytes of the largest step: without flash attention, scores of every head over a sequence's cells come on top."""
     rows = plan.largest_chunk + plan.parallel
-    meta, arch = model.header.metadata, model.architecture
-    inner = meta.get(f"{arch}.feed_forward_length")
-    width = 4 * model.n_embd + 3 * (inner if isinstance(inner, int) else 4 * model.n_embd)
     logits = plan.parallel * model.vocab.n_tokens
     scores = 0 if plan.flash_attention else 2 * model.n_head * plan.context
-    return 4 * (logits + rows * (width + scores))
+    return 4 * (logits + rows * (_width(model) + scores))
+
+
+def _width(model: Model) -> int:
+    """Values of a token's activations that exist at once."""
+    meta, arch = model.header.metadata, model.architecture
+    inner = meta.get(f"{arch}.feed_forward_length")
+    return 4 * model.n_embd + 3 * (inner if isinstance(inner, int) else 4 * model.n_embd)
 
 
 def _size(count: int) -> str:

@@ -55,7 +55,7 @@ def test_the_kv_cache_by_the_formula() -> None:
     assert (found["parallel"], found["context"], found["cells"]) == (4, 1024, 4096)
     assert found["kv_token"] == KV_TOKEN
     assert found["kv"] == 4096 * KV_TOKEN
-    assert found["total"] == sum(found[name] for name in ("weights", "kv", "scratch", "process"))
+    assert found["total"] == sum(found[name] for name in ("weights", "kv", "scratch", "process", "embedding"))
     assert found["fits"]
     half = sized(MODEL_PARALLEL="4", MODEL_CONTEXT="1024", MODEL_KV_TYPE="q8_0")
     assert half["kv"] == pytest.approx(found["kv"] * 17 / 32)  # 34 bytes for 32 values instead of 64
@@ -98,12 +98,46 @@ def test_the_plan_covers_a_real_server(launch: Callable[..., ServerProcess]) -> 
     assert 0.5 * total < used <= total
 
 
+#: How many bytes an embedder takes that embeds the longest text and the largest pack.
+EMBEDDER = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from knowledge.embedder import PACK_INPUTS, PACK_TOKENS, Embedder
+
+def resident():
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+before = resident()
+embedder = Embedder(sys.argv[1], threads=1)
+embedder.embed([np.full(embedder.max_tokens, 5, np.int32)])
+embedder.embed([np.full(PACK_TOKENS // PACK_INPUTS, 5, np.int32)] * PACK_INPUTS)
+print(resident() - before)
+"""
+
+
+def test_the_embedding_model_counts() -> None:
+    sizes = {"MODEL_PARALLEL": "4", "MODEL_CONTEXT": "1024"}
+    path = MODEL.with_name("embed.gguf")
+    found, without = sized(**sizes), sized(EMBEDDING_MODEL="none", **sizes)
+    command = [sys.executable, "-c", EMBEDDER, str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    taken = int(done.stdout)
+    assert taken > 0.5 * path.stat().st_size
+    assert taken <= found["embedding"] <= 4 * taken
+    assert without["embedding"] == 0
+    assert found["total"] == without["total"] + found["embedding"]
+
+
 @pytest.mark.parametrize(
     ("variables", "code", "message"),
     [
         ({"MODEL_CONTEXT": "3"}, 2, "MODEL_CONTEXT='3' is not valid"),
         ({"MODEL_PATH": "none.gguf"}, 1, "none.gguf: no such file"),
         ({"MODEL_PATH": "README.md"}, 1, "not a GGUF file"),
+        ({"EMBEDDING_MODEL": "README.md"}, 1, "EMBEDDING_MODEL='README.md': "),
     ],
 )
 def test_errors_are_one_line(variables: dict[str, str], code: int, message: str) -> None:

@@ -71,6 +71,15 @@ def test_a_server_that_answers_no_more_while_the_model_is_loaded(launch: Launch,
     assert "loading has made no step for " in only_failure(server)
 
 
+def test_too_little_memory_for_the_layers_that_stay(launch: Launch, prefix: Path) -> None:
+    """Five layers leave: the output, which has no cache, and four of thirty."""
+    sizes = {"MODEL_PARALLEL": "256", "MODEL_CONTEXT": "262144", "MODEL_GPU_LAYERS": "5"}
+    with RpcServer(prefix) as lender:
+        server = launch(MODEL_RPC=lender.address, **sizes)
+        assert server.wait_exit() == 3
+    assert "in f16 takes 1340.03 GB" in only_failure(server)  # 26 thirtieths of 1546.19
+
+
 def test_how_the_model_is_placed() -> None:
     variables = {"MODEL_GPU_LAYERS": "20", "MODEL_SPLIT_MODE": "none", "MAIN_GPU": "1"}
     params = ModelParams(n_gpu_layers=20, split_mode=SplitMode.NONE, main_gpu=1)

@@ -18,6 +18,7 @@ from server_process import MODEL, ROOT, ServerProcess, eventually
 from engine import EngineStopped, Request
 from server import config
 from server.service import Service
+from server.succession import Succession
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_stopping_does_not_wait_for_the_indexer(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     others = {"MODEL_PATH": str(MODEL), "MODEL_CALIBRATE": "off"}
     service = Service(config.read(variables(tmp_path, **others)))
-    service.start(on_failure=lambda: None)
+    service.start(Succession(), on_failure=lambda: None)
     eventually(lambda: service.status == "ok", "the model is loaded")
     knowledge = service.knowledge
     assert knowledge is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_cases import GREEDY, PASSAGE, MakeEngine, Tokens, answer, chat, text_of
+from engine_cases import GREEDY, PASSAGE, MakeEngine, Tokens, chat, text_of
 
 from engine import Engine, Generation, Layout, Request, SamplingParams, TokenLogprobs
 from llama_native import Model
@@ -114,17 +114,35 @@ def test_every_character_arrives_once_and_at_its_own_request(
         assert generation.finish_reason == "stop"
 
 
-def test_a_sequence_taken_over_while_another_copies_from_it(model: Model, make_engine: MakeEngine) -> None:
-    """A long idle conversation, a newcomer that shares its beginning only, and the conversation going on."""
-    engine = make_engine(model, kv_layout=Layout.STREAMS)
-    long = chat(model, "Tell me all about it.", PASSAGE * 25)
-    answer(engine, long, 2)
-    fork = engine.submit(Request(chat(model, "Something else?", PASSAGE * 5), 2, GREEDY))
-    text_of(fork)
-    assert fork.cached_tokens > 50
-    again = engine.submit(Request(long, 2, GREEDY))
-    text_of(again)
-    assert again.cached_tokens == long.size - 1, "the long conversation was sacrificed for a short prefix"
+@pytest.mark.parametrize("fork_first", [True, False])
+def test_a_sequence_taken_over_while_another_copies_from_it(
+    small: Model, make_engine: MakeEngine, layout: Layout, fork_first: bool
+) -> None:
+    """In one step a conversation is cut and goes on in place, and a fork of it copies its beginning."""
+    engine = make_engine(small, kv_layout=layout, context=400, kv_type="f32")
+    chance = random.Random(4)
+
+    def tokens(count: int) -> Tokens:
+        return np.array(chance.choices(range(3, 200), k=count), dtype=np.int32)
+
+    long = tokens(150)
+    next_token(engine, long, cache_prompt=True)
+    on = np.concatenate([long[:145], tokens(20)])
+    fork = np.concatenate([long[:130], tokens(30)])
+    prompts = [fork, on] if fork_first else [on, fork]
+    steps = engine.stats().counters.steps
+    group = engine.submit_all([Request(prompt, 1, TOP, ignore_eos=True) for prompt in prompts])
+    found: dict[int, TokenLogprobs] = {}
+    while (taken := group.next()) is not None:
+        place, piece = taken
+        for entry in piece.logprobs or ():
+            found[place] = entry
+    assert engine.stats().counters.steps == steps + 1
+    sequences = engine._kv.sequences
+    assert [sequence.length for sequence in sequences if sequence.length] == [on.size, fork.size]
+    for place, prompt in enumerate(prompts):
+        assert group.generations[place].cached_tokens >= 130
+        assert distance(found[place], next_token(engine, prompt, cache_prompt=False)[0]) < TOLERANCE_F32
 
 
 @pytest.fixture(scope="module")

@@ -149,29 +149,6 @@ def test_logprobs_are_the_models_distribution(model: Model, make_engine: MakeEng
         assert sum(np.exp(logprob) for _, logprob in entry.top) <= 1.0 + 1e-4
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        {"mirostat": 1},
-        {"mirostat": 2},
-        {"typical_p": 0.5},
-        {"top_n_sigma": 1.0},
-        {"xtc_probability": 1.0},
-        {"dry_multiplier": 0.8},
-        {"repeat_penalty": 1.3, "repeat_last_n": -1},
-        {"frequency_penalty": 2.0, "presence_penalty": -2.0},
-        {"logit_bias": ((28, -float("inf")),)},
-    ],
-)
-def test_every_sampler_gives_an_answer(model: Model, make_engine: MakeEngine, params: dict[str, object]) -> None:
-    sampling = SamplingParams(seed=7, **params)  # type: ignore[arg-type]
-    generation = make_engine(model).submit(Request(chat(model, "Count to five."), 6, sampling))
-    tokens = [token for piece in generation for token in piece.tokens]
-    assert 0 < len(tokens) <= 6
-    if "logit_bias" in params:
-        assert 28 not in tokens
-
-
 def test_forbidden_and_forced_tokens(model: Model, make_engine: MakeEngine) -> None:
     engine = make_engine(model)
     prompt = chat(model, "Who was Albert Einstein?")

@@ -30,7 +30,8 @@ from typing import Any, Final, NamedTuple
 from bench import free_model
 from bench.drain import Stream, get, run_streams
 from bench.http_feed_hand import hand_over
-from bench.processes import ServerProcess, free_port
+from bench.ports import free_port
+from bench.processes import ServerProcess
 from bench.report import end_cleanly, fail, machine, machine_line, progress, table, write_json
 from bench.servers import Common, ours
 from llama_native import Batch, Context, ContextParams, FlashAttention, Model

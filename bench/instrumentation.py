@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from bench.client import Endpoint
 from bench.engine_cost import engine_cost
 from bench.http import body, load
-from bench.processes import free_port
+from bench.ports import free_port
 from bench.report import end_cleanly, fail, machine, machine_line, say, table, write_json
 from bench.servers import Common, ours
 from bench.summary import summarize

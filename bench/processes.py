@@ -11,7 +11,6 @@ import http.client
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -34,13 +33,6 @@ class Memory:
     largest_rss: int
     total_pss: int
     processes: int
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ServerProcess:

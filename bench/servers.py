@@ -16,7 +16,8 @@ from typing import Any
 
 from bench import ENVIRONMENT
 from bench.llama_tools import ToolMissingError, library_folder, pinned
-from bench.processes import ServerProcess, free_port
+from bench.ports import free_port
+from bench.processes import ServerProcess
 from engine import plan
 
 TUNED: tuple[str, ...] = ("-fa off", "GOMP_SPINCOUNT=1000")

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
-from bench.processes import free_port
+from bench.ports import free_port
 
 
 class _Receiver(BaseHTTPRequestHandler):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Self
+
+from bench.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,9 +26,7 @@ class RpcServer:
 
     def __init__(self, prefix: Path) -> None:
         self._program = prefix / "bin" / "ggml-rpc-server"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.start()
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import servers
-from bench.processes import ServerFailedError, ServerProcess, free_port
+from bench.ports import free_port
+from bench.processes import ServerFailedError, ServerProcess
 from bench.report import end_cleanly, fail, machine, machine_line, say, table, write_json
 from bench.servers import Common
 from bench.soak import mixed, verdicts

@@ -14,7 +14,8 @@ import pytest
 from bench import workloads
 from bench.client import Endpoint, LoadGenerator
 from bench.http import body, load, main
-from bench.processes import ServerProcess, free_port
+from bench.ports import free_port
+from bench.processes import ServerProcess
 from bench.summary import summarize
 
 

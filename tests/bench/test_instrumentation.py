@@ -17,7 +17,7 @@ import pytest
 
 from bench.engine_cost import engine_cost
 from bench.instrumentation import judge
-from bench.processes import free_port
+from bench.ports import free_port
 from bench.watchers import Scraper, scrape
 from engine import Counters
 from llama_native import Model

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from server_process import PATIENCE, ROOT, eventually, free_port
+from server_process import PATIENCE, ROOT, eventually
+
+from bench.ports import free_port
 
 RULES = ROOT / "deploy" / "prometheus"
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "model" / "model.gguf"
 
@@ -50,13 +52,6 @@ class Answer(NamedTuple):
             line.removeprefix("data: ") for block in blocks for line in block.split("\n") if line.startswith("data: ")
         ]
         return [text if text == "[DONE]" else json.loads(text) for text in data]
-
-
-def free_port() -> int:
-    """A TCP port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(**variables: str) -> dict[str, str]:

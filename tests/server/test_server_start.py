@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from memory_group import memory_group
-from server_process import MODEL, PATIENCE, ROOT, ServerProcess, eventually, free_port
+from server_process import MODEL, PATIENCE, ROOT, ServerProcess, eventually
 
+from bench.ports import free_port
 from server.stops import SAME_SIGNAL_SECONDS
 
 Launch = Callable[..., ServerProcess]

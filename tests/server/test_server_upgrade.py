@@ -10,8 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from server_process import PATIENCE, ROOT, ServerProcess, eventually, free_port
+from server_process import PATIENCE, ROOT, ServerProcess, eventually
 from streams import Streams
+
+from bench.ports import free_port
 
 CLIENTS = 4
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import opentelemetry.semconv._incubating.attributes.gen_ai_attributes as gen_ai
 import pytest
 from books import Books
-from server_process import PATIENCE, ROOT, ServerProcess, eventually, free_port
+from server_process import PATIENCE, ROOT, ServerProcess, eventually
 
+from bench.ports import free_port
 from server import config
 from server.exchange import Exchange
 from server.metrics import Metrics

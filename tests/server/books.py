@@ -127,18 +127,20 @@ class Books:
         except AssertionError as error:
             raise AssertionError(f"{error}; counted {seen[-1]}") from None
 
-    def check_successor(self, server: ServerProcess | None = None) -> None:
+    def check_successor(self, server: ServerProcess | None = None, tracebacks: int = 0) -> None:
         """Another worker has taken the place, of this server or of `server`, and holds no more than the first one did.
 
-        Call it on books that were opened on a fresh worker.
+        Call it on books that were opened on a fresh worker. The fault must have logged as many `tracebacks`, and all
+        since then none.
         """
         successor = Books(server or self._server)
         assert successor.worker != self.worker, "the worker was not replaced"
         successor._descriptors, successor._threads = self._descriptors, self._threads
+        successor._tracebacks = tracebacks + (self._tracebacks if server is None else 0)
         successor.check()
 
     def check(self) -> None:
-        """The same worker answers, every sequence is free, nothing is leaked, no traceback was logged."""
+        """The same worker answers, every sequence is free, nothing is leaked, no (further) traceback was logged."""
         server = self._server
         wait_idle(server)
         gauges = now(server)
@@ -153,4 +155,4 @@ class Books:
         assert engine["now"]["kv_cells_used"] <= engine["now"]["kv_cells"]
         assert engine["totals"]["failed"] == self._engine["totals"]["failed"]
         logged = server.output
-        assert logged.count("Traceback") == self._tracebacks, logged[logged.rindex("Traceback") :][:3000]
+        assert logged.count("Traceback") == self._tracebacks, logged[logged.find("Traceback") :][:3000]

@@ -123,15 +123,21 @@ def before_start(arbiter: Arbiter) -> None:
         _fail(f"MODEL_PATH={str(path)!r} {reason}; put a GGUF file there or set MODEL_PATH")
     if not os.access(path, os.R_OK):
         _fail(f"MODEL_PATH={str(path)!r} cannot be read by this user")
-    if not {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():  # else the listening socket was handed to us
+    if "LISTEN_FDS" not in os.environ:  # else systemd has handed us the listening socket
         for bound in arbiter.cfg.address:
             if isinstance(bound, tuple):
                 _check_free("HTTP_ADDRESS", Address(*bound[:2]))
     if settings.otel_exporter_otlp_endpoint and find_spec("opentelemetry.exporter") is None:
         _fail("OTEL_EXPORTER_OTLP_ENDPOINT needs the extra otel; pip install 'lucid-llm[otel]', or unset it")
     Stops(arbiter, _succession)
+    arbiter.reexec = _refuse_second_master  # type: ignore[method-assign]
     _few_heaps()
     _open_endpoint(settings.prometheus_http_address)
+
+
+def _refuse_second_master() -> None:
+    """What SIGUSR2 does instead of starting another master on the same port: both would want the metrics' port."""
+    log.warning("SIGUSR2 is not supported; docs/DEPLOYMENT.md says how to upgrade")
 
 
 def _few_heaps() -> None:

@@ -1,6 +1,7 @@
 """Signals that come when the server is busy with something else: forking a worker, importing, reloading."""
 
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from server_process import ServerProcess, eventually
 
+from bench.ports import free_port
 from server.stops import SAME_SIGNAL_SECONDS
 
 Launch = Callable[..., ServerProcess]
@@ -80,4 +82,29 @@ def test_a_stop_and_what_forces_it_while_a_reload_waits(launch: Launch, at_once:
         data += more
     assert b'"code":"shutting_down"' in data
     assert server.wait_exit() == 0
+    assert "Traceback" not in server.output
+
+
+#: What systemd does for a socket unit: it listens, and passes the socket on as file descriptor 3.
+ACTIVATED = """
+import os, socket, sys
+listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+os.dup2(listening.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.executable, [sys.executable, "-m", "server"])
+"""
+
+
+def test_a_socket_from_systemd_and_no_second_master(launch: Launch) -> None:
+    """Socket activation (sd_listen_fds) works; gunicorn's upgrade by SIGUSR2 does not, and harms nobody."""
+    port = free_port()
+    server = launch(sys.executable, "-c", ACTIVATED, str(port), HTTP_ADDRESS=f"127.0.0.1:{port}", **SMALL)
+    server.port = port
+    server.wait_ready()
+    assert server.chat("hi", max_tokens=1).status == 200
+    server.process.send_signal(signal.SIGUSR2)
+    eventually(lambda: "SIGUSR2 is not supported" in server.output, "it is refused")
+    assert server.chat("hi", max_tokens=1).status == 200
+    assert server.stop() == 0
     assert "Traceback" not in server.output

@@ -1,12 +1,12 @@
-"""When a sequence comes free, as the scheduler tells those who are turned away."""
+"""Who is computed in a step, and when a sequence comes free, as those hear who are turned away."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from engine_cases import MakeEngine
+from engine_cases import GREEDY, MakeEngine, text_of
 
-from engine import Generation, Request
+from engine import Generation, Layout, Request
 from engine.pace import Pace
 from engine.scheduler import Run, Scheduler
 from llama_native import Model
@@ -55,6 +55,20 @@ def test_seconds_until_free(
         scheduler.running.append(run)
     found = scheduler.seconds_until_free(places, [generation(small, *sizes) for sizes in waiting])
     assert found == pytest.approx(seconds)
+
+
+def test_no_stream_waits_for_a_prompt(small: Model, make_engine: MakeEngine, layout: Layout) -> None:
+    """While a long prompt is prefilled, piece by piece, every step has the running stream's next token too."""
+    engine = make_engine(small, kv_layout=layout, parallel=2, context=4096, step_ms=1)
+    stream = engine.submit(Request(np.full(8, 5, dtype=np.int32), 4000, GREEDY, ignore_eos=True))
+    assert stream.next(timeout=60) is not None
+    counters = engine.stats().counters
+    pieces, alone = sum(counters.prefill_rows.counts[1:]), counters.decode_rows.counts[0]
+    text_of(engine.submit(Request(np.full(600, 6, dtype=np.int32), 1, GREEDY, ignore_eos=True)))
+    assert engine.stats().running == 1, "the stream ended before the prompt"
+    assert sum(counters.prefill_rows.counts[1:]) - pieces > 2
+    assert counters.decode_rows.counts[0] == alone
+    stream.cancel()
 
 
 def test_pace_can_be_asked_while_it_learns() -> None:

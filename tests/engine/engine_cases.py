@@ -36,10 +36,12 @@ def answer(engine: Engine, prompt: Tokens, max_tokens: int = 16, **fields: objec
 
 
 def settle(engine: Engine) -> None:
-    """Wait until nothing runs or waits."""
+    """Wait until nothing runs or waits and the engine thread rests. Raises what ended it, if anything did."""
     for _ in range(3000):
         stats = engine.stats()
-        if not stats.running and not stats.waiting:
+        if engine.failure is not None:
+            raise engine.failure
+        if not stats.running and not stats.waiting and engine.turn is None:
             return
         time.sleep(0.01)
     raise AssertionError(f"still busy: {stats}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cache_model import watch
 from engine_cases import GREEDY, MakeEngine, settle, text_of
 
 from engine import Engine, EngineError, Generation, GenerationFailed, Layout, Request, SamplingParams
@@ -84,6 +85,7 @@ def test_random_workloads(tiny_model: Model, make_engine: MakeEngine, layout: La
         max_queue=20,
         **unified_cells,
     )
+    cache = watch(engine)
     shared: list[np.ndarray] = []
     open_ones: list[Generation] = []
     accepted = failed = 0
@@ -120,6 +122,7 @@ def test_random_workloads(tiny_model: Model, make_engine: MakeEngine, layout: La
     settle(engine)
     check_books(engine)
     assert engine.alive
+    assert cache.compared > engine.stats().counters.steps > 0
     counters = engine.stats().counters
     assert counters.finished + counters.cancelled + counters.failed == accepted
     assert counters.failed >= failed

@@ -7,18 +7,21 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-
-from gunicorn.app.wsgiapp import WSGIApplication
-
-from server import config
 
 
 def main() -> None:
     """Parse the command line and serve until stopped, or plan.
 
-    Exit codes: 0 stopped, or the plan fits; 1 cannot start, or the plan does not fit; 2 bad configuration.
+    Exit codes: 0 stopped, or the plan fits; 1 cannot start, or the plan does not fit; 2 bad configuration. A signal
+    that comes before anything has started ends the process as signals do.
     """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else Ctrl-C during these imports prints a traceback
+    from gunicorn.app.wsgiapp import WSGIApplication
+
+    from server import config
+
     parser = argparse.ArgumentParser(
         prog="python -m server",
         description="Serve one GGUF model over an OpenAI-compatible HTTP API. Ctrl-C or SIGTERM stops it.",

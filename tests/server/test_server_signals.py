@@ -28,6 +28,15 @@ def wait_forked(server: ServerProcess, besides: str = "") -> None:
         assert server.process.poll() is None, server.output
 
 
+def test_an_interrupt_before_anything_has_started(launch: Launch) -> None:
+    server = launch(**SMALL)
+    maps = Path(f"/proc/{server.process.pid}/maps")
+    while "libssl" not in maps.read_text():  # what gunicorn imports first of all
+        assert server.process.poll() is None, server.output
+    assert server.stop(signal.SIGINT) == -signal.SIGINT
+    assert server.output == ""
+
+
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("moment", [0.0, 0.15])
 def test_a_stop_while_the_worker_imports(launch: Launch, sig: signal.Signals, moment: float) -> None:

@@ -70,7 +70,7 @@ class Succession:
         """Wait until those that this worker replaces have ended, but no longer than `patience` seconds."""
         deadline = time.monotonic() + patience
         for worker in self.leaving:
-            with suppress(ProcessLookupError):
+            with suppress(OSError):  # it has ended, or this kernel cannot tell: then there is no wait
                 process = os.pidfd_open(worker)
                 try:
                     while time.monotonic() < deadline and not stop():

@@ -17,6 +17,7 @@ from server.connections import Connections
 from server.disconnect import DisconnectWatcher
 from server.exchange import Exchange
 from server.service import Service
+from server.succession import Succession
 
 LONG = 900
 
@@ -143,7 +144,7 @@ def test_breaking_off_wakes_a_thread_whose_client_does_not_read() -> None:
 def test_an_answer_that_cannot_be_watched_gives_everything_back() -> None:
     variables = {"MODEL_PATH": str(MODEL), "MODEL_CALIBRATE": "off", "MODEL_PARALLEL": "1", "MODEL_CONTEXT": "1024"}
     service = Service(config.read({**variables, "HTTP_WORKERS": "1"}))
-    service.start(on_failure=lambda: None)
+    service.start(Succession(), on_failure=lambda: None)
     eventually(lambda: service.status == "ok", "the model is loaded")
     loaded = service.loaded()
     closed = socket.socket()

@@ -65,6 +65,7 @@ def test_help(root: Path, name: str) -> None:
         ("bench.peers", "--repeats", "0"),
         ("bench.peers", "--step-targets", "0"),
         ("bench.stream", "--generate", "1"),
+        ("bench.first_request", "--repeats", "0"),
         ("bench.memory", "--model", "no-such-file.gguf"),
         ("bench.calibration", "--rounds", "0"),
         ("bench.structured", "--streams", "0"),

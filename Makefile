@@ -100,13 +100,13 @@ $(STAMPS)/test-packages: pyproject.toml | $(STAMPS)/packages
 
 # Asked every time, because options, compiler or pin may have changed; the file changes only when the answer does.
 $(STAMPS)/prefix: FORCE | $(STAMPS)/packages
-	@PYTHON=$(BIN)/python ./build_llama.sh $(LLAMA_OPTIONS) > $@.new
-	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+	@new=$@.$$$$; PYTHON=$(BIN)/python ./build_llama.sh $(LLAMA_OPTIONS) > $$new || { rm -f $$new; exit 2; }; \
+		if cmp -s $$new $@; then rm $$new; else mv $$new $@; fi
 
 $(STAMPS)/extension: $(STAMPS)/packages $(STAMPS)/prefix $(EXTENSION_SOURCES) setup.py
 	@echo "compiling the extension of llama_native"
 	@rm -f llama_native/_native.*.so
-	@LLAMA_PREFIX=$$(cat $(STAMPS)/prefix) $(PIP) install --no-build-isolation --no-deps --editable .
+	@prefix=$$(cat $(STAMPS)/prefix) && LLAMA_PREFIX=$$prefix $(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 
 FORCE:

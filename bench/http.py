@@ -114,6 +114,11 @@ def notes(summaries: Sequence[Summary]) -> list[str]:
         )
     if uncounted := sum(summary.uncounted for summary in summaries):
         lines.append(f"{uncounted} answers came without usage; their chunks were counted instead.")
+    if grounded := sum(summary.grounded for summary in summaries):
+        lines.append(
+            f"{grounded} prompts became longer by passages from the server's documents; --extra "
+            "'{\"knowledge\": false}' keeps these out."
+        )
     errors = {error for summary in summaries for error in summary.first_errors}
     lines.extend(f"error: {error}" for error in sorted(errors))
     return lines

@@ -23,7 +23,7 @@ class Answer:
     `token_times` holds the arrival of every chunk that carried text. `completion_tokens` is the server's own count
     (usage), or the number of those chunks where the server sends no usage (`counted` is then "chunks"). `phases`:
     seconds by phase (`timings.phases`), None from a server that does not tell. `ids` are those of its chunks: one, if
-    all is well.
+    all is well. `citations`: passages of the server's documents that it put into the prompt.
     """
 
     started: float
@@ -41,6 +41,7 @@ class Answer:
     turn: int = 0
     phases: dict[str, float] | None = None
     ids: frozenset[str] = frozenset()
+    citations: int = 0
 
     @property
     def ttft(self) -> float | None:
@@ -125,6 +126,7 @@ def read_answer(
     timings: dict[str, Any] = {}
     finish_reason: str | None = None
     ids: set[str] = set()
+    citations = 0
     done = False
     error = failure
     for offset, data in _events(payload):
@@ -138,6 +140,7 @@ def read_answer(
             ids.add(str(event.get("id")))
             usage = event.get("usage") or usage
             timings = event.get("timings") or timings
+            citations += len(event.get("citations") or ())
             for choice in event.get("choices") or ():
                 finish_reason = choice.get("finish_reason") or finish_reason
                 if text := (choice.get("delta") or {}).get("content"):
@@ -165,6 +168,7 @@ def read_answer(
         turn=turn,
         phases=timings.get("phases"),
         ids=frozenset(ids),
+        citations=citations,
     )
 
 

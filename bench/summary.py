@@ -16,6 +16,7 @@ class Summary:
 
     `chunk_mismatch`: answers whose number of text chunks differs from the token count of the server's usage (a server
     may send several tokens in a chunk or a token without text). `uncounted`: answers without usage, counted by chunks.
+    `grounded`: answers to prompts into which the server put passages of its documents.
     """
 
     requests: int
@@ -34,6 +35,7 @@ class Summary:
     total_p95: float
     chunk_mismatch: int
     uncounted: int
+    grounded: int
     client_cpu: float
     concurrency: int
     first_errors: tuple[str, ...]
@@ -72,6 +74,7 @@ def summarize(run: Run) -> Summary:
         total_p95=_quantile(total, 0.95),
         chunk_mismatch=sum(len(answer.token_times) != answer.completion_tokens for answer in good),
         uncounted=sum(answer.counted != "usage" for answer in good),
+        grounded=sum(answer.citations > 0 for answer in good),
         client_cpu=run.client_cpu,
         concurrency=run.concurrency,
         first_errors=tuple(sorted(set(bad)))[:3],

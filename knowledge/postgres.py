@@ -34,6 +34,7 @@ from knowledge.store import (
     Hit,
     Recipe,
     StoreBusyError,
+    StoreClosedError,
     StoreError,
     StoreMismatchError,
     StoreStats,
@@ -273,7 +274,7 @@ class PostgresStore:
             raise StoreError(f"{self._location} cannot be reached within {PATIENCE:g} s")
         try:
             if self._closed:
-                raise StoreError(f"{self._location}: the store is closed")
+                raise StoreClosedError(f"{self._location}: the store is closed")
             if self._pool is None:
                 # Those who came while another tried to connect do not each try, and wait, in turn.
                 if self._failed_at > begin:

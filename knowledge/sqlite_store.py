@@ -26,6 +26,7 @@ from knowledge.store import (
     Hit,
     Recipe,
     StoreBusyError,
+    StoreClosedError,
     StoreError,
     StoreMismatchError,
     StoreStats,
@@ -298,7 +299,7 @@ class SqliteStore:
         with _explained(self._path):
             with self._pool_lock:
                 if self._closed:
-                    raise StoreError(f"{self._path}: the store is closed")
+                    raise StoreClosedError(f"{self._path}: the store is closed")
                 db = self._idle.pop() if self._idle else None
             if db is None:
                 db = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)

@@ -19,6 +19,10 @@ class StoreError(Exception):
     """The store cannot be used: the file is damaged or of another version, or the server is away. Nothing is lost."""
 
 
+class StoreClosedError(StoreError):
+    """The store was closed, by `close` or with the server."""
+
+
 class StoreBusyError(StoreError):
     """Another indexer holds the store for writing."""
 

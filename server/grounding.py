@@ -47,6 +47,8 @@ def prompt(
     """
     with loaded.turns.take(exchange.body_bytes, exchange.timings):
         bare = build(NO_GROUNDS)
+    if bare.size >= loaded.engine.context_size:  # the engine refuses it; nothing is searched for that
+        return bare, None
     knowledge, query = service.knowledge, _query(messages)
     if wanted is False or (wanted is None and (knowledge is None or query is None)):
         return bare, None

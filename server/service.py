@@ -249,7 +249,8 @@ class Service:
         self._loaded = loaded
         self.vitals.ready_at = time.monotonic()
         log.info(
-            "ready: http://%s/v1, metrics on http://%s/metrics",
+            "ready: http://%s/v1, the page on http://%s/, metrics on http://%s/metrics",
+            self.config.http_address,
             self.config.http_address,
             self.config.prometheus_http_address,
         )

@@ -3,3 +3,8 @@
 `python -m bench.characterize`. Start reading at `bench.characterize.__main__`; `document` says what is kept, `sweep`
 what is measured, `figures` what is made of it, `page` how it is shown.
 """
+
+from importlib.util import find_spec
+
+if find_spec("matplotlib") is None:
+    raise SystemExit("error: the report is drawn with matplotlib, which is missing: .venv/bin/pip install matplotlib")

@@ -247,7 +247,8 @@ def measure(
         if rivals:
             time_all(rivals, should_stop, enough)
             take_turns([best, *rivals], should_stop, enough)
-        everyone = tried + rivals
+        # one that there was no time to see at every depth is not known to be better
+        everyone = tried + [rival for rival in rivals if rival.best.keys() == best.best.keys()]
         winner = min(everyone, key=lambda probe: _cost(candidate(plan, probe)))
         chunk = plan.largest_chunk if enough() else best_chunk(winner, plan)
         found = [replace(candidate(plan, probe), chunk=chunk) for probe in everyone]

@@ -87,9 +87,9 @@ class KVCache:
     def place(self, prompt: Tokens, reuse_prefix: bool = True) -> Placement | None:
         """Choose a sequence for `prompt`; None when every sequence is busy.
 
-        In place where an idle sequence holds as much of the prompt as any other and little else; else a copy of the
-        longest prefix, into an empty sequence or the idle one used longest ago. Without `reuse_prefix` into that one
-        at once.
+        In place where an idle sequence holds as much of the prompt as any other, unless a copy of the prefix destroys
+        less: it goes into an empty sequence or the idle one used longest ago. Without `reuse_prefix` into that one at
+        once.
         """
         idle = [s for s in self.sequences if not s.busy]
         if not idle:
@@ -113,7 +113,8 @@ class KVCache:
             return Placement(victim, best, reuse, awaited)
         if here_reuse < WORTH_COPYING:
             return Placement(victim, victim, usable[victim.id], awaited)
-        if here is victim or here.length - here_reuse < WORTH_COPYING:
+        lost = here.length - here_reuse
+        if here is victim or lost < max(WORTH_COPYING, victim.length - usable[victim.id]):
             return Placement(here, here, here_reuse, awaited)
         return Placement(victim, here, here_reuse, awaited)
 

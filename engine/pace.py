@@ -57,7 +57,7 @@ class Pace:
             return 2 * SMALLEST_CHUNK
         target = self.target if rows else QUIET * self.target
         fits = int((target - self.decode_seconds(rows)) / self._prefill_token)
-        if self.grain <= self._stretch:
+        if self.grain * self._prefill_token <= TOLERANCE * target:
             fits = max(fits, self.grain)
         return max(SMALLEST_CHUNK, min(self.largest_chunk, fits))
 

@@ -125,13 +125,12 @@ class Scheduler:
             scored = SCORED_TOKENS
             for place, run in enumerate(prefilling):
                 piece = self._pace.piece(run.remaining - row, budget, first=place == 0)
-                budget -= piece
-                count = row + piece
                 if run.scores:
-                    count = min(count, scored)
-                    scored -= count
-                if count > 0:
-                    step.prefill.append((run, count))
+                    piece = max(0, min(piece, scored - row))
+                    scored -= min(row + piece, scored)
+                budget = max(0, budget - piece)
+                if row + piece > 0:
+                    step.prefill.append((run, row + piece))
             step.prefill.sort(key=lambda item: item[0].sequence.id)
         return step
 
@@ -147,10 +146,12 @@ class Scheduler:
     def expired(self) -> Iterator[tuple[Generation, EngineError]]:
         """Every request past its queue time or its own deadline, with the error to give it."""
         now = clock()
+        retry = None
         for generation in self.waiting:
             waited = now - generation.submitted
             if waited > self._queue_timeout:
-                yield generation, QueueTimeout(waited, self.seconds_until_free(len(self.waiting), self.waiting))
+                retry = retry or self.seconds_until_free(len(self.waiting), self.waiting)
+                yield generation, QueueTimeout(waited, retry)
             elif _overdue(generation, now):
                 yield generation, DeadlineExceeded(generation.request.timeout or 0.0)
         for run in self.running:

@@ -50,7 +50,9 @@ class CacheModel:
         lost = len(self._tokens[target]) - common_prefix(self._tokens[target], wanted)
         if lost >= WORTH_COPYING:
             assert all(self._tokens[i] for i in idle), "an empty sequence was at hand"
-            assert target == min(idle, key=self._used.__getitem__), "another one was used longer ago"
+            oldest = min(idle, key=self._used.__getitem__)
+            spared = len(self._tokens[oldest]) - common_prefix(self._tokens[oldest], wanted)
+            assert target == oldest or lost < spared, "another one was used longer ago, and has less to lose"
 
     def _usable(self, tokens: list[int], prompt: list[int]) -> int:
         common = min(common_prefix(tokens, prompt), len(prompt) - 1)

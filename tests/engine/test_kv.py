@@ -48,12 +48,22 @@ def test_a_conversation_survives_a_newcomer(small: Model, make_engine: MakeEngin
 
 def test_a_newcomer_takes_the_oldest_conversations_place(small: Model, make_engine: MakeEngine, layout: Layout) -> None:
     engine = make_engine(small, kv_layout=layout, parallel=2, context=512)
-    oldest, first = tokens((9, 60)), tokens((5, 60), (6, 40))
+    oldest, first = tokens((9, 30)), tokens((5, 60), (6, 40))
     run(engine, oldest)
     run(engine, first)
     assert run(engine, tokens((5, 60), (7, 20))) == 60
     assert (engine.stats().evictions, engine.stats().evicted_tokens) == (1, oldest.size)
     assert run(engine, first) == first.size - 1
+
+
+def test_the_oldest_conversation_is_not_lost_for_less(small: Model, make_engine: MakeEngine, layout: Layout) -> None:
+    engine = make_engine(small, kv_layout=layout, parallel=2, context=512)
+    oldest = tokens((9, 60))
+    run(engine, oldest)
+    for question in (6, 7, 8):
+        assert run(engine, tokens((5, 60), (question, 40))) == (0 if question == 6 else 60)
+    assert (engine.stats().evictions, engine.stats().evicted_tokens) == (2, 80)
+    assert run(engine, oldest) == oldest.size - 1
 
 
 def test_a_few_tokens_are_not_worth_a_copy(small: Model, make_engine: MakeEngine, layout: Layout) -> None:

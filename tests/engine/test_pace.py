@@ -89,3 +89,8 @@ def test_a_step_may_take_longer_rather_than_break_a_grain(target: float, chunk: 
 )
 def test_a_prompt_is_cut_between_grains(remaining: int, budget: int, first: bool, piece: int) -> None:
     assert grained(0.500).piece(remaining, budget, first=first) == piece
+
+
+def test_a_prompt_alone_gets_a_whole_grain_where_four_targets_allow_it() -> None:
+    assert Pace(0.300, largest_chunk=512, prefill_token=0.025, grain=64).chunk(0) == 64
+    assert Pace(0.300, largest_chunk=512, prefill_token=0.050, grain=64).chunk(0) == pytest.approx(24, abs=1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,37 +11,35 @@ from engine_cases import GREEDY
 from engine import Generation, Request
 from engine.kv import KVCache
 from engine.pace import Pace
+from engine.plan import SCORED_TOKENS
 from engine.scheduler import Run, Scheduler
 from llama_native import Context, ContextParams, Model
-
-sys.path.append(str(Path(__file__).parent.parent / "llama_native"))
-import tiny
 
 MakeScheduler = Callable[..., Scheduler]
 
 GRAIN, CHUNK = 64, 128
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    with Model(tiny.llama(tmp_path_factory.mktemp("tiny") / "llama.gguf")) as loaded:
-        yield loaded
-
-
 @pytest.fixture
 def scheduler(small: Model) -> Iterator[MakeScheduler]:
-    """Makes schedulers of 8 sequences with prompts of so many tokens running; None for a stream that decodes."""
+    """Makes schedulers of 8 sequences with prompts of so many tokens running; None for a stream that decodes.
+
+    `token` is the seconds of a prompt token where a step may take one, `scored` the places of prompts that are scored.
+    """
     contexts = []
 
-    def make(*prompts: int | None, unified: bool = False) -> Scheduler:
+    def make(
+        *prompts: int | None, unified: bool = False, token: float = 0.005, scored: tuple[int, ...] = ()
+    ) -> Scheduler:
         context = Context(small, ContextParams(n_ctx=8 * 512, n_seq_max=8, kv_unified=unified))
         contexts.append(context)
         kv = KVCache(context, 512, unified=unified, cuttable=True)
-        pace = Pace(1.0, CHUNK, prefill_token=0.005, grain=GRAIN)
+        pace = Pace(1.0, CHUNK, prefill_token=token, grain=GRAIN)
         result = Scheduler(kv, pace, CHUNK + 8, queue_timeout=60)
-        for size in prompts:
-            tokens = np.random.default_rng(len(result.running)).integers(5, 90, size or 2, dtype=np.int32)
-            result.waiting.append(Generation(Request(tokens, 10, GREEDY), small.vocab, lambda *_: None))
+        for place, size in enumerate(prompts):
+            tokens = np.random.default_rng(place).integers(5, 90, size or 2, dtype=np.int32)
+            request = Request(tokens, 10, GREEDY, prompt_logprobs=1 if place in scored else None)
+            result.waiting.append(Generation(request, small.vocab, lambda *_: None))
             for generation, sequence in result.admissible():
                 run = Run(generation, sequence, None, 10)
                 if size is None:
@@ -97,3 +93,17 @@ def test_a_long_prompt_gives_way_only_to_what_is_due_before_it(scheduler: MakeSc
 def test_a_step_is_never_larger_than_a_batch(scheduler: MakeScheduler) -> None:
     step = scheduler(*[400] * 8).plan()
     assert len(step.decode) + step.prefill_tokens == CHUNK + 8
+
+
+def test_the_time_that_one_prompt_takes_too_much_is_not_given_to_another(scheduler: MakeScheduler) -> None:
+    """On a slow host the rest of the first prompt may be more than fits; the others still get on by a row each."""
+    made = scheduler(None, 26, 101, 31, token=1 / 30)
+    made._pace.observe(1, 0, 2 / 3)
+    assert pieces(made) == {1: 26, 2: 1, 3: 1}
+
+
+def test_a_scored_prompt_leaves_the_others_what_it_cannot_use(scheduler: MakeScheduler) -> None:
+    made = scheduler(None, 300, 400, scored=(1,))
+    found = pieces(made)
+    assert found[1] == SCORED_TOKENS
+    assert found[2] == GRAIN + 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import watchfiles
+from watchfiles import Change
 
 from knowledge.embedder import Embedder
 from knowledge.indexer import Indexer, IndexReport, Progress, StoppedError
@@ -239,17 +240,18 @@ class Knowledge:
     def _follow(self) -> None:
         """Indexes at every change; returns when that failed, or the folder was replaced by another."""
         folder = self.settings.data_path
-        identity = _identity(folder)
+        identity, root = _identity(folder), folder.resolve()
         first = True
         try:
             # The watch begins before the first run, so that nothing falls between.
             for changes in watchfiles.watch(
-                folder, stop_event=self._stop, watch_filter=None, yield_on_timeout=True, rust_timeout=200
+                root, stop_event=self._stop, watch_filter=None, yield_on_timeout=True, rust_timeout=200
             ):
                 if (first or changes) and not self._run_once():
                     return
                 # The watch is on a folder, not on its path: a link to another one, or a mount over it, is no change.
-                if not self.settings.watch or _identity(folder) != identity:
+                # One that is deleted and made again may even be the same by its numbers.
+                if not self.settings.watch or _identity(folder) != identity or (Change.deleted, str(root)) in changes:
                     return
                 first, self._followed = False, True
         finally:

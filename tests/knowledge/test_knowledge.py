@@ -117,6 +117,23 @@ def test_a_folder_that_is_a_link_to_another_one_now(
         until(lambda: set(knowledge.store.files()) == {"bees.txt", "moon.txt"})
 
 
+def test_a_folder_deleted_and_made_again_at_once(
+    settings: KnowledgeSettings, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new one may have the inode number of the old one; the watch is on the old one."""
+    monkeypatch.setattr("knowledge.knowledge._RETRY_SECONDS", 0.1)
+    folder = settings.data_path
+    with Knowledge(settings, embedder) as knowledge:
+        knowledge.start_watching()
+        until(lambda: knowledge.age() == 0)
+        shutil.rmtree(folder)
+        folder.mkdir()
+        until(lambda: not knowledge.store.files() and knowledge.age() == 0)
+        time.sleep(0.5)  # whatever was to be seen of the change has been seen
+        (folder / "bees.txt").write_text("The bees of Marl live in hives of blue clay.")
+        until(lambda: set(knowledge.store.files()) == {"bees.txt"})
+
+
 @contextmanager
 def held(store: Store) -> Iterator[None]:
     """Hold the store's lock for writing, as soon as nobody else does."""

@@ -179,12 +179,13 @@ def judge_step(
 
     `decode_steps`: seconds of a decode step at native rates, in each of the rounds.
     """
-    shares = [run.itl_max / (GAP_BAR * target + step) for run, step in zip(runs, decode_steps, strict=False)]
+    step = statistics.median(decode_steps)
+    shares = [run.itl_max / (GAP_BAR * target + step) for run in runs]
     return StepVerdict(
         scenario,
         server,
         target,
-        statistics.median(decode_steps),
+        step,
         statistics.median(run.itl_max for run in runs),
         statistics.median(shares),
         1 - ratio(runs, chosen, OUTPUT_RATE),

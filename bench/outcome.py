@@ -44,7 +44,8 @@ class Outcome:
 
     def ceiling_ratio(self, scenario: Scenario) -> float:
         """Median over the rounds of our output rate / its ceiling."""
-        pairs = zip(self.summaries[scenario, OURS], self.ceilings[scenario], strict=False)
+        answered = (summary for summary in self.summaries[scenario, OURS] if summary.errors < summary.requests)
+        pairs = zip(answered, self.ceilings[scenario], strict=True)
         return statistics.median(summary.output_rate / bound.output_rate for summary, bound in pairs)
 
     def verdicts(self) -> list[Verdict]:

@@ -182,7 +182,7 @@ class Config:
             kinds.seconds(note="0 = for ever"),
             "900",
             "A worker that loads the model and gets no further for this long ends with exit code 3, and the server "
-            "with it; to be longer than GRACEFUL_TIMEOUT and a look at every weight.",
+            "with it; to be longer than a look at every weight takes.",
         ),
     ]
     log_format: Annotated[

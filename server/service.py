@@ -150,7 +150,7 @@ class Service:
         """The engine has ended although nobody asked for it."""
         return self.status == "engine failed"
 
-    def look_after_engine(self) -> None:
+    def look_after(self) -> None:
         """Give the engine up if it is stuck: requests that run or wait then end. To be called about once a second.
 
         Before there is one, give loading up if that is stuck: in a driver, or by an RPC server that does not answer.
@@ -271,11 +271,11 @@ class Service:
     def _load(self, succession: Succession) -> Loaded:
         patience, offloaded = self.config.graceful_timeout + LINGERING, self.config.model_gpu_layers > 0
         if offloaded:  # two workers may not fit a device, which is found out by trying only
-            succession.wait(patience, self._get_on)
+            succession.wait(patience, self._should_stop)
         embedder = _load_embedder(self.config)
         try:
             log.info("loading %s", self.config.model_path)
-            memory = free_memory() if offloaded else succession.memory(self._fits, patience, self._get_on)
+            memory = free_memory() if offloaded else succession.memory(self._fits, patience, self._should_stop)
             return self._load_model(embedder, engine_settings(self.config, memory))
         except BaseException:
             if embedder is not None:
@@ -284,7 +284,7 @@ class Service:
 
     def _fits(self, size: int, free: int) -> bool:
         """Whether what is chosen where `size` bytes are free can be had where `free` are."""
-        self._get_on()
+        self._loading_step += 1
         return fits_elsewhere(self.config, size, free)
 
     def _load_model(self, embedder: Embedder | None, settings: EngineSettings) -> Loaded:
@@ -300,7 +300,7 @@ class Service:
                 log.warning("the model has no chat template; ChatML is used")
             template = ChatTemplate(source or CHATML, _token_text(vocab, vocab.bos), _token_text(vocab, vocab.eos))
             check_memory(model, settings)
-            engine = Engine(model, settings, should_stop=self._get_on)
+            engine = Engine(model, settings, should_stop=self._should_stop)
         except BaseException:
             model.close()
             raise
@@ -324,10 +324,10 @@ class Service:
 
     def _on_progress(self, share: float) -> bool:
         self.progress = share
-        return not self._get_on()
+        return not self._should_stop()
 
-    def _get_on(self) -> bool:
-        """Note that loading gets on; return whether it is to stop."""
+    def _should_stop(self) -> bool:
+        """Whether loading is to stop; who asks is getting on with it."""
         self._loading_step += 1
         return self._closing.is_set()
 

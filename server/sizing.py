@@ -127,11 +127,11 @@ def check_memory(model: Model, settings: EngineSettings) -> None:
 
 
 def fits_elsewhere(config: Config, size: int, free: int) -> bool:
-    """Whether the server that is chosen where `size` bytes are free would fit where `free` bytes are.
+    """Whether the server that is chosen where `size` bytes are free would fit where `free` bytes are, without a GPU.
 
     False for a model that cannot be used: loading it says why.
     """
-    params = ModelParams(n_gpu_layers=config.model_gpu_layers, use_extra_bufts=False)  # mapped, not read
+    params = ModelParams(use_extra_bufts=False)  # mapped, not read
     level = _ENGINE_LOG.level
     _ENGINE_LOG.setLevel(logging.ERROR)  # what the plan warns of is said when the engine is made
     try:

@@ -127,7 +127,7 @@ class Worker(ThreadWorker):
         """Tell the arbiter that the main loop turns, as it does once a second; look after what has failed or stalls."""
         super().notify()
         self._connections.break_off_late()
-        self.wsgi.service.look_after_engine()
+        self.wsgi.service.look_after()
         if self.alive and self.wsgi.service.loading_stuck:
             self.cfg.set("graceful_timeout", LAST_WORDS)
             self.alive = False

@@ -32,8 +32,12 @@ def test_an_interrupt_before_anything_has_started(launch: Launch) -> None:
     server = launch(**SMALL)
     maps = Path(f"/proc/{server.process.pid}/maps")
     while "libssl" not in maps.read_text():  # what gunicorn imports first of all
+        server.process.send_signal(signal.SIGCONT)
+        time.sleep(0.02)
+        server.process.send_signal(signal.SIGSTOP)  # it is looked at, and told, while it stands still
         assert server.process.poll() is None, server.output
-    assert server.stop(signal.SIGINT) == -signal.SIGINT
+    server.process.send_signal(signal.SIGINT)
+    assert server.stop(signal.SIGCONT) == -signal.SIGINT
     assert server.output == ""
 
 
@@ -43,11 +47,9 @@ def test_a_stop_while_the_worker_imports(launch: Launch, sig: signal.Signals, mo
     server = launch(**SMALL)
     wait_forked(server)
     time.sleep(moment)
-    begin = time.monotonic()
     assert server.stop(sig) == 0
-    assert time.monotonic() - begin < 25, "the worker missed the signal and was killed after GRACEFUL_TIMEOUT"
     assert "Traceback" not in server.output
-    assert "SIGKILL" not in server.output
+    assert "SIGKILL" not in server.output, "the worker missed the signal and was killed after GRACEFUL_TIMEOUT"
 
 
 def test_reloads_in_quick_succession(launch: Launch) -> None:

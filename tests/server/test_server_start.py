@@ -177,7 +177,7 @@ def test_a_reload_where_two_workers_have_no_room(launch: Launch) -> None:
         server.wait_ready()
         plan = server.get("/v1/engine").json["plan"]
         assert plan["parallel"] * plan["context"] >= 8192
-        sock = server.open_chat("Tell a story.", stream=True, max_tokens=120, ignore_eos=True)
+        sock = server.open_chat("Tell a story.", stream=True, max_tokens=600, ignore_eos=True)
         data = sock.recv(4096)
         server.process.send_signal(signal.SIGHUP)
         eventually(lambda: "loading waits for its end" in server.output, "the new worker waits")

@@ -58,7 +58,7 @@ ROUNDS: Final = 2
 
 #: After so many seconds nothing is begun any more but what a choice cannot do without: one turn for each candidate that
 #: is being compared. The demo model needs less; one that takes seconds a step is not worth minutes.
-ENOUGH: Final = 15.0
+ENOUGH: Final = 12.0
 
 #: A measurement is not remembered if other work took a larger share of the processors.
 DISTURBED: Final = 0.15
@@ -217,7 +217,8 @@ def measure(
     """Time the combinations worth trying: attention in one layout, the other layout, numbers of threads, chunk sizes.
 
     Those compared take turns at each measurement, so that a slow moment of the host meets all of them.
-    What `ENOUGH` leaves no time for keeps the plan's value. Raises `LlamaError` if llama.cpp refuses every combination.
+    What `ENOUGH` leaves no time for keeps the plan's value; chunks keep the size that they were timed with. Raises
+    `LlamaError` if llama.cpp refuses every combination.
     """
     begin = clock()
 
@@ -245,20 +246,24 @@ def measure(
         best = min(tried, key=lambda probe: _cost(candidate(plan, probe)))
         rivals = [] if enough() else probes((best.flash_attention, unified) for unified in others)
         if rivals:
-            time_all(rivals, should_stop, enough)
-            take_turns([best, *rivals], should_stop, enough)
+            time_all(rivals, should_stop, enough, beside=[best])
         # one that there was no time to see at every depth is not known to be better
         everyone = tried + [rival for rival in rivals if rival.best.keys() == best.best.keys()]
         winner = min(everyone, key=lambda probe: _cost(candidate(plan, probe)))
-        chunk = plan.largest_chunk if enough() else best_chunk(winner, plan)
+        chunk = winner.chunk_size if enough() else best_chunk(winner, plan)
         found = [replace(candidate(plan, probe), chunk=chunk) for probe in everyone]
         if enough():
             return found
         return found + _threads(settings, plan, winner, found[everyone.index(winner)])
 
 
-def time_all(probes: Sequence[Probe], should_stop: Callable[[], bool], enough: Callable[[], bool]) -> None:
-    """Time everything at each depth; slow models stay at the first."""
+def time_all(
+    probes: Sequence[Probe],
+    should_stop: Callable[[], bool],
+    enough: Callable[[], bool],
+    beside: Sequence[Probe] = (),
+) -> None:
+    """Time everything at each depth; slow models stay at the first. Those `beside` have got to the last one already."""
     budget = PREFILL_BUDGET * len(probes)
     slowest = max(probe.lead() for probe in probes) / LEAD
     for size in PIECES:
@@ -267,7 +272,7 @@ def time_all(probes: Sequence[Probe], should_stop: Callable[[], bool], enough: C
         for probe in probes:
             budget -= probe.prefill(size)
             probe.spread()
-        take_turns(probes, should_stop, enough)
+        take_turns([*beside, *probes] if size == max(PIECES) else probes, should_stop, enough)
 
 
 def take_turns(probes: Sequence[Probe], should_stop: Callable[[], bool], enough: Callable[[], bool]) -> None:

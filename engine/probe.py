@@ -14,9 +14,9 @@ import numpy as np
 from engine.timings import clock
 from llama_native import Batch, Context
 
-#: The prompt grows by these many tokens, and everything is timed behind each, at depths of 88 and 344 tokens: llama.cpp
+#: The prompt grows by these many tokens, and everything is timed behind each, at depths of 88 and 280 tokens: llama.cpp
 #: attends over cells in steps of 256, and flash attention skips those that are empty, so one depth would mislead.
-PIECES: Final = (64, 256)
+PIECES: Final = (64, 192)
 
 #: Untimed tokens before them.
 LEAD: Final = 24

@@ -191,4 +191,4 @@ def test_a_slow_model_is_compared_by_little(small: Model, monkeypatch: pytest.Mo
     found = calibrate(small, settings, plan, remembered=False)
     assert found is not None
     assert {(c.flash_attention, c.unified) for c in found.candidates} == {(False, False), (True, False)}
-    assert found.chosen.chunk == plan.largest_chunk
+    assert found.chosen.chunk == calibration.CHUNK

@@ -127,8 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     metrics_port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-soak-") as folder:
         variables = {"PROMETHEUS_HTTP_ADDRESS": f"127.0.0.1:{metrics_port}", "QUEUE_LIMIT": str(options.slots)}
-        if options.run == "load":
-            variables["LOG_FORMAT"] = "json"
+        if options.run == "load":  # half the sequences: what docs/DEPLOYMENT.md advises where the first token matters
+            variables |= {"LOG_FORMAT": "json", "QUEUE_LIMIT": str(max(1, options.slots // 2))}
         if options.run == "soak":
             variables |= {
                 "KNOWLEDGE_MODE": "hybrid",

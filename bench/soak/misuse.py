@@ -63,17 +63,17 @@ def bad(address: Address, random: Random) -> Ask:
 
 
 def unsupported_type(address: Address, random: Random) -> Ask:
-    """A body that does not say that it is JSON."""
+    """A body that does not say that it is JSON. A full queue is told of before anything of a body is looked at."""
     code = new_code(random)
     request = post(address, CHAT, {"messages": _USER}, code).replace(_JSON.encode(), b"Content-Type: text/plain")
-    return Ask("text/plain", code, request, _is_error, 415, generations=0, refusable=False)
+    return Ask("text/plain", code, request, _is_error, 415, generations=0)
 
 
 def too_large(address: Address, random: Random) -> Ask:
-    """A body whose announced length is over the limit; none of it is sent."""
+    """A body whose announced length is over the limit; none of it is sent. Also refused unseen by a full queue."""
     code = new_code(random)
     request = post(address, CHAT, b"", code).replace(b"Content-Length: 0", b"Content-Length: 1000000000")
-    return Ask("too large", code, request, _is_error, 413, generations=0, refusable=False)
+    return Ask("too large", code, request, _is_error, 413, generations=0)
 
 
 def malformed(_: Address, random: Random) -> Ask:

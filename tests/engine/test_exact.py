@@ -26,6 +26,11 @@ TOLERANCE_F32 = 1e-4
 TOLERANCE_GEMMA = 5e-3
 TOLERANCE_Q4 = 0.5
 
+#: Largest share of the probability that may lie elsewhere with reuse than without, for Gemma 3 270M. Log probabilities
+#: of its improbable tokens are no measure: one prompt computed by llama.cpp in chunks of 100 and of 512 tokens differs
+#: by 0.64 in them, yet by 0.02 to 0.09 in this. Whether every cell of a window is in its place is for 32-bit models.
+TOLERANCE_GEMMA_Q4 = 0.15
+
 TOP = SamplingParams(temperature=0.0, logprobs=20)
 
 
@@ -40,6 +45,12 @@ def distance(a: TokenLogprobs, b: TokenLogprobs) -> float:
     """The largest difference in log probability over the tokens that both find at least 1% probable."""
     first, second = dict(a.top), dict(b.top)
     return max(abs(first[t] - second[t]) for t in first.keys() & second.keys() if first[t] > np.log(0.01))
+
+
+def moved(a: TokenLogprobs, b: TokenLogprobs) -> float:
+    """How much probability is elsewhere in b than in a: their total variation, as far as their first 20 tokens tell."""
+    first, second = ({token: np.exp(logprob) for token, logprob in entry.top} for entry in (a, b))
+    return sum(abs(first.get(t, 0.0) - second.get(t, 0.0)) for t in first.keys() | second.keys()) / 2
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma", "mamba"])
@@ -167,5 +178,5 @@ def test_sliding_window_attention(gemma: Model, make_engine: MakeEngine, layout:
         warm, cached = next_token(engine, prompt(question, passages), cache_prompt=True)
         reused += cached
         cold, _ = next_token(engine, prompt(question, passages), cache_prompt=False)
-        assert distance(warm, cold) < TOLERANCE_Q4
+        assert moved(warm, cold) < TOLERANCE_GEMMA_Q4
     assert reused > gemma.n_swa

@@ -1,5 +1,6 @@
 """Several choices for one client: merged as they come, each with its index, one prompt, one slot."""
 
+import json
 from typing import Any
 
 import openai
@@ -52,18 +53,25 @@ def test_a_seed_gives_each_choice_its_own_reproducible_draw(server: ServerProces
     assert texts(server, seed=12)[0] == first[1]
 
 
-def test_streamed_choices_are_the_whole_ones(client: openai.OpenAI) -> None:
+def test_streamed_choices_are_whole(client: openai.OpenAI) -> None:
+    """Each differs from the others, and its text is that of the tokens which its log probabilities name.
+
+    Not compared with the same request once more: three prompts that are computed together are cut into chunks by the
+    clock, and a near tie may then end either way.
+    """
     stream = client.chat.completions.create(
         model="rusty_llm",
         messages=[{"role": "user", "content": "Say hi."}],
         n=3,
         max_tokens=30,
-        temperature=0,
         stream=True,
         stream_options={"include_usage": True},
-        extra_body={"cache_prompt": False},
+        logprobs=True,
+        extra_body={**WILD, "cache_prompt": False},
     )
     content = ["", "", ""]
+    tokens: list[bytes] = [b"", b"", b""]
+    counted = 0
     roles: list[int] = []
     finished: list[int] = []
     usage = None
@@ -75,20 +83,29 @@ def test_streamed_choices_are_the_whole_ones(client: openai.OpenAI) -> None:
                 roles.append(choice.index)
             assert choice.index in roles
             content[choice.index] += choice.delta.content or ""
+            for entry in (choice.logprobs and choice.logprobs.content) or []:
+                tokens[choice.index] += bytes(entry.bytes or [])
+                counted += 1
             if choice.finish_reason:
                 finished.append(choice.index)
     assert sorted(roles) == sorted(finished) == [0, 1, 2]
-    whole = client.chat.completions.create(
-        model="rusty_llm",
-        messages=[{"role": "user", "content": "Say hi."}],
-        n=3,
-        max_tokens=30,
-        temperature=0,
-        extra_body={"cache_prompt": False},
-    )
-    assert content == [choice.message.content for choice in whole.choices]
-    assert usage is not None and whole.usage is not None
-    assert usage.completion_tokens == whole.usage.completion_tokens
+    assert len(set(content)) == 3
+    assert content == [text.decode(errors="replace") for text in tokens]
+    assert usage is not None and usage.completion_tokens == counted
+
+
+def test_streamed_choices_are_the_whole_ones(server: ServerProcess) -> None:
+    """A schema leaves one answer, whatever the model would rather say."""
+    schema = {"type": "object", "properties": {"said": {"const": "Grüß Gott 🙂"}}, "required": ["said"]}
+    fields: dict[str, Any] = {"n": 3, "max_tokens": 60, "temperature": 0}
+    fields["response_format"] = {"type": "json_schema", "json_schema": {"name": "said", "schema": schema}}
+    whole = [choice["message"]["content"] for choice in server.chat("Say hi.", **fields).json["choices"]]
+    assert [json.loads(text) for text in whole] == [{"said": "Grüß Gott 🙂"}] * 3
+    streamed = ["", "", ""]
+    for event in server.chat("Say hi.", stream=True, **fields).events[:-1]:
+        for choice in event["choices"]:
+            streamed[choice["index"]] += choice["delta"].get("content") or ""
+    assert [json.loads(text) for text in streamed] == [json.loads(text) for text in whole]
 
 
 @pytest.mark.parametrize("stream", [False, True])

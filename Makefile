@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PACKAGES := $(wildcard llama_native engine knowledge server bench)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-EXTENSION_SOURCES := $(wildcard llama_native/_build.py llama_native/decl/* llama_native/shim/*.[ch]*)
+EXTENSION_SOURCES := $(wildcard llama_native/_build.py llama_native/decl/* llama_native/shim/*.[ch]* llama_native/kernels/*.[ch]*)
 
 # Prints the requirements of the sections of pyproject.toml that are named as arguments.
 define REQUIREMENTS
@@ -72,7 +72,7 @@ audit: $(STAMPS)/packages  ## ask PyPI for known vulnerabilities of the locked p
 
 clean:  ## remove what was made in this folder, except the models; the user's cache stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f llama_native/_native.c llama_native/*.so llama_native/*.o llama_native/shim/*.o
+	rm -f llama_native/_native.c llama_native/*.so llama_native/*.o llama_native/shim/*.o llama_native/kernels/*.o
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What pip and venv would report at length, in one line and before anything is downloaded.

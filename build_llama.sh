@@ -11,6 +11,7 @@
 set -euo pipefail
 
 HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+INTERNAL_HEADERS=(ggml-impl.h ggml-backend-impl.h ggml-cpu/ggml-cpu-impl.h ggml-cpu/traits.h)
 TOOL_TARGETS=(llama-bench llama-batched-bench llama-server llama-quantize)
 
 usage() {
@@ -225,6 +226,16 @@ install_libraries() {
     mv -T -- "$staging" "$prefix"
 }
 
+# The headers of ggml's insides that our own kernels are compiled with.
+install_internal_headers() {
+    local staging=$prefix.internal.tmp header
+    rm -rf -- "$staging"
+    for header in "${INTERNAL_HEADERS[@]}"; do
+        install -D -m 644 -- "$source_dir/ggml/src/$header" "$staging/$header"
+    done
+    mv -T -- "$staging" "$prefix/include/internal"
+}
+
 # Add the programs and the libraries only they use to bin/; the last file says that all are there.
 install_tools() {
     local staging=$prefix.tools.tmp file
@@ -246,8 +257,9 @@ lock() {
 }
 
 has_libraries() { [[ -d $prefix && ($tools == 0 || -f $prefix/bin/.tools) ]]; }
+has_internal_headers() { [[ -d $prefix/include/internal ]]; }
 has_rpc() { [[ $rpc == 0 || -f $prefix/bin/ggml-rpc-server ]]; }
-is_complete() { has_libraries && has_rpc; }
+is_complete() { has_libraries && has_internal_headers && has_rpc; }
 
 build() {
     command -v flock >/dev/null || missing "flock was not found; apt-get install util-linux"
@@ -267,6 +279,7 @@ build() {
         if [[ ! -d $prefix ]]; then install_libraries; fi
         if ((tools)); then install_tools; fi
     fi
+    if ! has_internal_headers; then install_internal_headers; fi
     if ! has_rpc; then install_rpc; fi
     log "done: $prefix"
 }

@@ -1,8 +1,9 @@
-"""The native loop beside llama-bench and llama-batched-bench of the same build: what Python costs.
+"""The native loop beside llama-bench and llama-batched-bench of the same build: what Python costs, what kernels gain.
 
-Prefill and greedy decode at each depth, and decode of several sequences of each depth at once. Both sides get the same
-threads, thread pool, flash attention, batch sizes, KV types and context sizes, both warm up first, and their runs
-alternate. The native loop also samples and detokenizes; llama-bench feeds random tokens.
+Prefill and greedy decode at each depth, and decode of several sequences of each depth at once. All sides get the same
+threads, thread pool, flash attention, batch sizes, KV types and context sizes, warm up first, and take turns. The
+native loop also samples and detokenizes; llama-bench feeds random tokens. The bar is for llama.cpp's kernels on both
+sides; then the native loop runs with our own (`llama_native/kernels/`).
 """
 
 from __future__ import annotations
@@ -20,30 +21,38 @@ from bench import llama_tools
 from bench.llama_tools import NativeSettings, ToolFailedError, ToolMissingError
 from bench.rates import Point, measure, native_context, random_tokens
 from bench.report import end_cleanly, fail, machine, machine_line, progress, table, write_json
-from llama_native import Model, available_cpus, generate
+from llama_native import Model, ModelParams, available_cpus, generate
 
 BAR = 0.97
 
 
 @dataclass
 class Case:
-    """One comparison: both sides return tokens/s for one run."""
+    """One comparison: all sides return tokens/s for one run. `kernels`: ours again, with our own kernels."""
 
     name: str
     ours: Callable[[], float]
     theirs: Callable[[], float]
+    kernels: Callable[[], float]
     our_rates: list[float] = field(default_factory=list)
     their_rates: list[float] = field(default_factory=list)
+    kernel_rates: list[float] = field(default_factory=list)
 
     def run(self) -> None:
         """One run of each."""
         self.our_rates.append(self.ours())
         self.their_rates.append(self.theirs())
+        self.kernel_rates.append(self.kernels())
 
     @property
     def ratio(self) -> float:
         """Median of ours / median of theirs."""
         return statistics.median(self.our_rates) / statistics.median(self.their_rates)
+
+    @property
+    def gain(self) -> float:
+        """The same with our own kernels."""
+        return statistics.median(self.kernel_rates) / statistics.median(self.their_rates)
 
 
 def prefill_rate(model: Model, settings: NativeSettings, prompt: int, depth: int) -> float:
@@ -81,8 +90,8 @@ def batch_rate(model: Model, settings: NativeSettings, point: Point) -> float:
     return measure(model, settings, point).decode_rate
 
 
-def cases(model: Model, settings: NativeSettings, options: argparse.Namespace) -> list[Case]:
-    """Every comparison that was asked for."""
+def cases(model: Model, fast: Model, settings: NativeSettings, options: argparse.Namespace) -> list[Case]:
+    """Every comparison that was asked for; `fast`: the model with our kernels."""
     found = []
     for depth in options.depth:
         at = f" at depth {depth}" if depth else ""
@@ -91,11 +100,13 @@ def cases(model: Model, settings: NativeSettings, options: argparse.Namespace) -
                 f"prefill {options.prompt}{at}",
                 partial(prefill_rate, model, settings, options.prompt, depth),
                 partial(llama_tools.bench, settings, options.prompt, 0, depth),
+                partial(prefill_rate, fast, settings, options.prompt, depth),
             ),
             Case(
                 f"decode {options.generate}{at}",
                 partial(decode_rate, model, settings, options.generate, depth),
                 partial(llama_tools.bench, settings, 0, options.generate, depth),
+                partial(decode_rate, fast, settings, options.generate, depth),
             ),
         ]
     for prompt in options.sequences_prompt if options.sequences > 1 else ():
@@ -107,6 +118,7 @@ def cases(model: Model, settings: NativeSettings, options: argparse.Namespace) -
                     f"decode {options.generate}, {point.sequences} sequences of {point.depth}, {layout}",
                     partial(batch_rate, model, chosen, point),
                     partial(llama_tools.batched_bench, chosen, point.depth, point.generate, point.sequences),
+                    partial(batch_rate, fast, chosen, point),
                 )
             )
     return found
@@ -152,8 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         llama_tools.tool("llama-bench", options.tools)
-        with Model(options.model) as model:
-            todo = cases(model, settings, options)
+        with Model(options.model, ModelParams(kernels=False)) as model, Model(options.model) as fast:
+            todo = cases(model, fast, settings, options)
             with progress(options.repeats * len(todo), "native loop and llama.cpp's tools", "pair") as bar:
                 for _ in range(options.repeats):
                     for case in todo:
@@ -173,13 +185,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case.ratio,
             f">= {BAR}",
             "pass" if case.ratio >= BAR else "FAIL",
+            statistics.median(case.kernel_rates),
+            case.gain,
         ]
         for case in todo
     ]
-    print(table(("tok/s, medians", "ours", "llama.cpp", "ours / theirs", "bar", ""), rows, options.markdown))
+    header = ("tok/s, medians", "ours", "llama.cpp", "ours / theirs", "bar", "", "our kernels", "our kernels / theirs")
+    print(table(header, rows, options.markdown))
     if options.json:
         results = [
-            {"name": case.name, "ours": case.our_rates, "theirs": case.their_rates, "ratio": case.ratio}
+            {
+                "name": case.name,
+                "ours": case.our_rates,
+                "theirs": case.their_rates,
+                "ratio": case.ratio,
+                "kernels": case.kernel_rates,
+                "gain": case.gain,
+            }
             for case in todo
         ]
         write_json(options.json, "bench.native", vars(options), results)

@@ -162,6 +162,7 @@ def cache_key(model: Model, settings: EngineSettings, plan: Plan) -> dict[str, o
     return {
         "model": [str(model.path.resolve()), file.st_size, file.st_mtime_ns],
         "placement": [params.n_gpu_layers, params.main_gpu, params.split_mode, params.tensor_split],
+        "kernels": params.kernels,
         "build": build_info(),
         "devices": [(device.name, device.description) for device in devices()],
         "cpus": available_cpus(),

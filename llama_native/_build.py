@@ -32,7 +32,7 @@ DECLARATIONS = (
     "shim",
     "callbacks",
 )
-SHIM = ("guard", "log", "calls", "step", "teams")
+SOURCES = ("shim/guard", "shim/log", "shim/calls", "shim/step", "shim/teams", "kernels/q4_1", "kernels/buffer")
 
 SOURCE = """
 #include <stdbool.h>
@@ -58,7 +58,7 @@ def _builder() -> FFI:
     for name in DECLARATIONS:
         builder.cdef((HERE / "decl" / f"{name}.h").read_text())
     root = HERE.parent
-    sources = [os.path.relpath(HERE / "shim" / f"{name}.cpp", root) for name in SHIM]
+    sources = [os.path.relpath(HERE / f"{name}.cpp", root) for name in SOURCES]
     builder.set_source(
         "llama_native._native",
         SOURCE,
@@ -67,8 +67,8 @@ def _builder() -> FFI:
         library_dirs=[str(library)],
         libraries=["llama", "ggml", "ggml-cpu", "ggml-base", "stdc++"],
         runtime_library_dirs=[str(library)],
-        extra_compile_args=["-O3"],
-        depends=[str(path) for path in (*HERE.glob("decl/*.h"), *HERE.glob("shim/*"))],
+        extra_compile_args=["-O3", "-isystem", str(include / "internal")],
+        depends=[str(path) for path in (*HERE.glob("decl/*.h"), *HERE.glob("shim/*"), *HERE.glob("kernels/*"))],
     )
     return builder
 

@@ -15,6 +15,7 @@ from llama_native.ffi import C, ffi, text
 log.sync_level()
 C.ggml_backend_load_all()
 C.llama_backend_init()
+_KERNELS = bool(C.lucid_kernels_install())
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ def system_info() -> str:
 
 
 def build_info() -> dict[str, str | int | bool]:
-    """Returns facts about the linked llama.cpp: versions, commit, limits, what it supports."""
+    """Returns facts about the linked llama.cpp: versions, commit, limits, what it supports.
+
+    `kernels`: whether Lucid's own matrix kernels run on this processor.
+    """
     return {
         "llama_version": text(C.llama_version()),
         "ggml_version": text(C.ggml_version()),
@@ -75,4 +79,5 @@ def build_info() -> dict[str, str | int | bool]:
         "supports_mlock": bool(C.llama_supports_mlock()),
         "supports_gpu_offload": bool(C.llama_supports_gpu_offload()),
         "supports_rpc": bool(C.llama_supports_rpc()),
+        "kernels": _KERNELS,
     }

@@ -53,7 +53,7 @@ class Model(Resource):
         if progress is not None:
             c_params.progress_callback = C.lucid_on_progress
             c_params.progress_callback_user_data = call.user_data
-        pointer = C.lucid_model_load(os.fsencode(self.path), c_params)
+        pointer = C.lucid_model_load(os.fsencode(self.path), c_params, self.params.kernels)
         del keep
         if pointer == ffi.NULL:
             raise call.error or _load_error(self.path, call)

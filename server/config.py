@@ -217,6 +217,10 @@ class Config:
     model_gpu_layers: Annotated[
         int, Variable(kinds.integer(0, 10000), "0", "Layers of the model to keep on GPUs and RPC servers.")
     ]
+    model_kernels: Annotated[
+        bool,
+        Variable(kinds.SWITCH, "on", "Lucid's own matrix kernels for Q4_1 weights on x86 CPUs; off takes llama.cpp's."),
+    ]
     model_kv_cells: Annotated[
         int,
         Variable(

@@ -41,4 +41,5 @@ def model_params(config: Config) -> ModelParams:
         main_gpu=config.main_gpu,
         split_mode=SplitMode[config.model_split_mode.upper()],
         tensor_split=shares,
+        kernels=config.model_kernels,
     )

@@ -34,7 +34,10 @@ bool lucid_abort_requested(void *flag);
 /* Ends the compute threads that OpenMP keeps for the calling thread; the next computation makes new ones. */
 void lucid_release_compute_threads(void);
 
-struct llama_model *lucid_model_load(const char *path, const struct llama_model_params *params);
+/* Our own matrix kernels (llama_native/kernels/). Install them before the first model is loaded; false: this processor
+ * lacks the instructions. `kernels`: this model may use them. */
+bool lucid_kernels_install(void);
+struct llama_model *lucid_model_load(const char *path, const struct llama_model_params *params, bool kernels);
 struct llama_context *lucid_context_new(struct llama_model *model, const struct llama_context_params *params);
 bool lucid_synchronize(struct llama_context *ctx);
 

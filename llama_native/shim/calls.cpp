@@ -9,10 +9,6 @@ using lucid::guarded;
 
 extern "C" {
 
-llama_model * lucid_model_load(const char * path, const llama_model_params * params) {
-    return guarded<llama_model *>(nullptr, [&] { return llama_model_load_from_file(path, *params); });
-}
-
 llama_context * lucid_context_new(llama_model * model, const llama_context_params * params) {
     return guarded<llama_context *>(nullptr, [&] { return llama_init_from_model(model, *params); });
 }

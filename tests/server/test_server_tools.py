@@ -37,7 +37,7 @@ SCHEMAS = {"get_weather": WEATHER["function"]["parameters"], "time-now": {"type"
 
 #: Earlier turns that show the model how it calls tools, so that it does so by itself.
 SHOWN: list[dict[str, Any]] = []
-for number, (city, degrees) in enumerate((("Rome", 25), ("Oslo", 4), ("Cairo", 33))):
+for number, (city, degrees) in enumerate((("Rome", 25), ("Oslo", 4), ("Cairo", 33), ("Lima", 19), ("Tokyo", 12))):
     call = {"name": "get_weather", "arguments": json.dumps({"city": city, "unit": "C"})}
     SHOWN += [
         {"role": "user", "content": f"What is the weather in {city}?"},

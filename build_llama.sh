@@ -7,10 +7,11 @@
 # compiler and CPU, so that a second call, another clone and CI reuse them. Progress goes to stderr; the only line on
 # stdout is the prefix of the finished build (include/, lib/, and bin/ with --tools or --rpc). A prefix appears in one
 # rename when it is complete: an interrupted build leaves nothing that a later call could take for finished. --tools and
-# --rpc add to it.
+# --rpc add to it, and so does a call that finds a prefix from before our kernels needed one of the internal headers.
 set -euo pipefail
 
 HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+# Of ggml's insides (ggml/src/), for llama_native/kernels/; installed as include/internal/.
 INTERNAL_HEADERS=(ggml-impl.h ggml-backend-impl.h ggml-cpu/ggml-cpu-impl.h ggml-cpu/traits.h)
 TOOL_TARGETS=(llama-bench llama-batched-bench llama-server llama-quantize)
 
@@ -170,6 +171,10 @@ choose_paths() {
         source_dir=$(cd -- "$LLAMA_CPP_SOURCE" 2>/dev/null && pwd) || missing "LLAMA_CPP_SOURCE: no directory '$LLAMA_CPP_SOURCE'"
         [[ -f $source_dir/include/llama.h && -f $source_dir/CMakeLists.txt ]] ||
             missing "LLAMA_CPP_SOURCE: '$source_dir' is not a llama.cpp source tree"
+        for name in "${INTERNAL_HEADERS[@]}"; do
+            [[ -f $source_dir/ggml/src/$name ]] ||
+                missing "LLAMA_CPP_SOURCE: no ggml/src/$name in '$source_dir', which Lucid's kernels are compiled with"
+        done
         stamp=$(tree_stamp "$source_dir") label=local
     else
         source_dir=$cache/source/${pin_commit:0:9}
@@ -216,23 +221,32 @@ compile() {
         { tail -n 40 "$build_dir/build.log" >&2; fail "compiling llama.cpp failed; the end of the output is above"; }
 }
 
+# copy_internal_headers DIR: copy INTERNAL_HEADERS into this folder.
+copy_internal_headers() {
+    local header
+    for header in "${INTERNAL_HEADERS[@]}"; do
+        mkdir -p -- "$(dirname -- "$1/$header")"
+        cp -- "$source_dir/ggml/src/$header" "$1/$header"
+    done
+}
+
 # Copy the libraries and headers of the build directory to the prefix, which appears in one rename.
 install_libraries() {
     local staging=$prefix.tmp
     rm -rf -- "$staging"
     mkdir -p -- "$staging/include" "$staging/lib"
     cp -- "$source_dir"/include/llama.h "$source_dir"/ggml/include/*.h "$staging/include/"
+    copy_internal_headers "$staging/include/internal"
     cp -P -- "$build_dir"/bin/libllama.so* "$build_dir"/bin/libggml*.so* "$staging/lib/"
     mv -T -- "$staging" "$prefix"
 }
 
-# The headers of ggml's insides that our own kernels are compiled with.
-install_internal_headers() {
-    local staging=$prefix.internal.tmp header
+# Add the internal headers to a prefix that was installed without one of them.
+add_internal_headers() {
+    local staging=$prefix.internal.tmp
     rm -rf -- "$staging"
-    for header in "${INTERNAL_HEADERS[@]}"; do
-        install -D -m 644 -- "$source_dir/ggml/src/$header" "$staging/$header"
-    done
+    copy_internal_headers "$staging"
+    rm -rf -- "$prefix/include/internal"
     mv -T -- "$staging" "$prefix/include/internal"
 }
 
@@ -257,7 +271,10 @@ lock() {
 }
 
 has_libraries() { [[ -d $prefix && ($tools == 0 || -f $prefix/bin/.tools) ]]; }
-has_internal_headers() { [[ -d $prefix/include/internal ]]; }
+has_internal_headers() {
+    local header
+    for header in "${INTERNAL_HEADERS[@]}"; do [[ -f $prefix/include/internal/$header ]] || return 1; done
+}
 has_rpc() { [[ $rpc == 0 || -f $prefix/bin/ggml-rpc-server ]]; }
 is_complete() { has_libraries && has_internal_headers && has_rpc; }
 
@@ -279,7 +296,7 @@ build() {
         if [[ ! -d $prefix ]]; then install_libraries; fi
         if ((tools)); then install_tools; fi
     fi
-    if ! has_internal_headers; then install_internal_headers; fi
+    if ! has_internal_headers; then add_internal_headers; fi
     if ! has_rpc; then install_rpc; fi
     log "done: $prefix"
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,9 @@ import pytest
 
 from .conftest import RunBuild
 from .tree import compilations, write_tree
+
+#: What llama_native/kernels/ includes of ggml's insides.
+INTERNAL_HEADERS = ("ggml-impl.h", "ggml-backend-impl.h", "ggml-cpu/ggml-cpu-impl.h", "ggml-cpu/traits.h")
 
 
 @pytest.fixture
@@ -29,7 +33,8 @@ def test_builds_libraries_and_headers(run_build: RunBuild, tree: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"{announced}\n"
     prefix = Path(announced)
-    assert {path.name for path in (prefix / "include").iterdir()} == {"llama.h", "ggml.h"}
+    headers = {str(path.relative_to(prefix / "include")) for path in (prefix / "include").rglob("*.h")}
+    assert headers == {"llama.h", "ggml.h", *(f"internal/{name}" for name in INTERNAL_HEADERS)}
     # libllama finds libggml beside it.
     assert ctypes.CDLL(str(prefix / "lib" / "libllama.so")).llama_answer() == 42
 
@@ -41,6 +46,33 @@ def test_second_call_compiles_nothing(run_build: RunBuild, tree: Path) -> None:
     assert second.stdout == first.stdout
     assert second.stderr == ""
     assert compilations(tree) == 1
+
+
+@pytest.mark.parametrize("lacking", [INTERNAL_HEADERS, INTERNAL_HEADERS[-1:]], ids=["all", "one"])
+def test_internal_headers_are_added_to_an_older_prefix(
+    run_build: RunBuild, tree: Path, lacking: tuple[str, ...]
+) -> None:
+    first = run_build(source=tree)
+    internal = Path(first.stdout.strip(), "include", "internal")
+    if lacking == INTERNAL_HEADERS:
+        shutil.rmtree(internal)
+    else:
+        (internal / lacking[0]).unlink()
+    second = run_build(source=tree)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout == first.stdout
+    assert all((internal / name).is_file() for name in INTERNAL_HEADERS)
+    assert compilations(tree) == 1
+    assert run_build(source=tree).stderr == ""
+
+
+def test_source_without_an_internal_header(run_build: RunBuild, tree: Path) -> None:
+    """Said at once, rather than when the kernels are compiled."""
+    (tree / "ggml" / "src" / "ggml-cpu" / "traits.h").unlink()
+    result = run_build(source=tree)
+    assert result.returncode == 2
+    assert f"no ggml/src/ggml-cpu/traits.h in '{tree}'" in result.stderr
+    assert compilations(tree) == 0
 
 
 def test_tools_reuse_the_libraries(run_build: RunBuild, tree: Path) -> None:

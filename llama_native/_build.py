@@ -1,8 +1,9 @@
 """Builds the cffi extension `llama_native._native` (API mode: the C compiler checks every declaration).
 
-It reads the declarations in decl/, one file per topic, and compiles them together with the C++ helpers in shim/. It
-knows where llama.cpp's headers and libraries are (environment variable LLAMA_PREFIX, with include/ and lib/ inside)
-and nothing else about how they were built. setup.py calls it.
+It reads the declarations in decl/, one file per topic, and compiles them together with the C++ helpers in shim/ and the
+matrix kernels in kernels/. It knows where llama.cpp's headers and libraries are (environment variable LLAMA_PREFIX,
+with include/ and lib/ inside, and those of ggml's internal headers that the kernels need in include/internal/) and
+nothing else about how they were built. setup.py calls it, and chooses the C++ standard.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ DECLARATIONS = (
 )
 SOURCES = ("shim/guard", "shim/log", "shim/calls", "shim/step", "shim/teams", "kernels/q4_1", "kernels/buffer")
 
+#: Headers that say whether a prefix is one of build_llama.sh's.
+HEADERS = ("llama.h", "internal/ggml-cpu/traits.h")
+REMEDY = "leave LLAMA_PREFIX unset, or set it to the folder that build_llama.sh prints"
+
 SOURCE = """
 #include <stdbool.h>
 #include <stddef.h>
@@ -49,10 +54,11 @@ SOURCE = """
 def _builder() -> FFI:
     prefix = os.environ.get("LLAMA_PREFIX")
     if not prefix:
-        sys.exit("llama_native: set LLAMA_PREFIX to the folder that holds llama.cpp's include/ and lib/")
+        sys.exit("llama_native: set LLAMA_PREFIX to the folder that build_llama.sh prints")
     include, library = Path(prefix, "include"), Path(prefix, "lib")
-    if not (include / "llama.h").is_file():
-        sys.exit(f"llama_native: there is no llama.h in {include}")
+    for header in HEADERS:
+        if not (include / header).is_file():
+            sys.exit(f"llama_native: there is no {header} in {include}; {REMEDY}")
 
     builder = FFI()
     for name in DECLARATIONS:

@@ -77,9 +77,16 @@ def test_help_is_the_default(clone: Path) -> None:
         assert f"make {target} " in result.stdout
 
 
-def setup(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+# A compiler that writes down its arguments and leaves an empty file as its result.
+RECORDING_COMPILER = """#!/bin/sh
+echo "$*" >>{record}
+while [ $# -gt 0 ]; do if [ "$1" = -o ]; then : >"$2"; fi; shift; done
+"""
+
+
+def setup(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run setup.py with options that build_llama.sh refuses: it fails if it is asked to build."""
-    env = {name: value for name, value in os.environ.items() if name != "LLAMA_PREFIX"}
+    env = {name: value for name, value in os.environ.items() if name != "LLAMA_PREFIX"} | variables
     return subprocess.run(
         [sys.executable, "setup.py", *arguments],
         cwd=root,
@@ -103,8 +110,9 @@ def test_setup_ends_as_build_llama_does(root: Path) -> None:
     assert "unknown option '--bogus'" in result.stderr
 
 
-def test_source_distribution_without_llama_cpp(root: Path, tmp_path: Path) -> None:
-    """The link to the fetched source, which a build leaves, is not followed."""
+@pytest.fixture
+def package(root: Path, tmp_path: Path) -> Path:
+    """A folder with what setup.py reads, where nothing was built yet."""
     names = ("build_llama.sh", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "llama_native", "vendor")
     clone = tmp_path / "clone"
     clone.mkdir()
@@ -113,12 +121,53 @@ def test_source_distribution_without_llama_cpp(root: Path, tmp_path: Path) -> No
             shutil.copytree(root / name, clone / name, ignore=shutil.ignore_patterns("source", "*.so", "_native.c"))
         else:
             shutil.copy(root / name, clone)
+    return clone
+
+
+def test_prefix_without_a_header(package: Path, tmp_path: Path) -> None:
+    """An installation of llama.cpp has no internal headers; said before anything is compiled."""
+    include = tmp_path / "prefix" / "include"
+    include.mkdir(parents=True)
+    for header in ("llama.h", "internal/ggml-cpu/traits.h"):
+        result = setup(package, "build_ext", LLAMA_PREFIX=str(include.parent))
+        assert result.returncode == 1
+        assert f"there is no {header} in {include}; leave LLAMA_PREFIX unset, or" in result.stderr
+        assert "build_llama.sh prints" in result.stderr
+        (include / header).parent.mkdir(parents=True, exist_ok=True)
+        (include / header).touch()
+
+
+def test_only_the_sources_in_cxx_are_compiled_as_cxx17(package: Path, tmp_path: Path) -> None:
+    """Not cffi's source: GCC warns about the option for C, clang fails."""
+    internal, record, compiler = (
+        tmp_path / "prefix/include/internal/ggml-cpu",
+        tmp_path / "record",
+        tmp_path / "compiler",
+    )
+    internal.mkdir(parents=True)
+    (internal / "traits.h").touch()
+    (tmp_path / "prefix" / "include" / "llama.h").touch()
+    compiler.write_text(RECORDING_COMPILER.format(record=record))
+    compiler.chmod(0o755)
+    variables = {"LLAMA_PREFIX": str(tmp_path / "prefix"), "CC": str(compiler), "CXX": str(compiler)}
+    result = setup(package, "build_ext", **variables)
+    assert result.returncode == 0, result.stderr
+    compilations = [line.split() for line in record.read_text().splitlines() if " -c " in line]
+    standards = {
+        Path(word).name: "-std=c++17" in line for line in compilations for word in line if word.endswith((".c", ".cpp"))
+    }
+    cxx = {path.name for path in package.glob("llama_native/*/*.cpp")}
+    assert standards == {"llama_native._native.c": False} | dict.fromkeys(cxx, True)
+
+
+def test_source_distribution_without_llama_cpp(package: Path, tmp_path: Path) -> None:
+    """The link to the fetched source, which a build leaves, is not followed."""
     (tmp_path / "llama.cpp" / "include").mkdir(parents=True)
     (tmp_path / "llama.cpp" / "include" / "llama.h").write_text("")
-    (clone / "vendor" / "llama.cpp" / "source").symlink_to(tmp_path / "llama.cpp")
-    result = setup(clone, "sdist", "--formats=tar")
+    (package / "vendor" / "llama.cpp" / "source").symlink_to(tmp_path / "llama.cpp")
+    result = setup(package, "sdist", "--formats=tar")
     assert result.returncode == 0, result.stderr
-    (archive,) = (clone / "dist").iterdir()
+    (archive,) = (package / "dist").iterdir()
     with tarfile.open(archive) as file:
         members = {name.partition("/")[2] for name in file.getnames()}
     assert {"vendor/llama.cpp/pin", "vendor/llama.cpp/fetch.sh", "llama_native/shim/guard.hpp"} <= members

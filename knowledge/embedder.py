@@ -51,6 +51,7 @@ class Embedder:
     :param threads: compute threads; 0 means one per available CPU.
     :param gpu_layers: layers to keep on the GPU.
     :param main_gpu: index of that GPU.
+    :param kernels: let Lucid's own matrix kernels take the weights they are faster with.
     :param query_prefix, document_prefix: put before queries and documents; None takes those of the model's family.
     :param pack_tokens: most tokens in one decode, unless a single input is longer.
     :raises LlamaError: the file is missing, damaged or not supported (`llama_native.ModelLoadError` and its kinds).
@@ -64,13 +65,14 @@ class Embedder:
         threads: int = 0,
         gpu_layers: int = 0,
         main_gpu: int = 0,
+        kernels: bool = True,
         query_prefix: str | None = None,
         document_prefix: str | None = None,
         pack_tokens: int = PACK_TOKENS,
     ) -> None:
         self.path = Path(path)
         """The model's file."""
-        self._model = Model(self.path, ModelParams(n_gpu_layers=gpu_layers, main_gpu=main_gpu))
+        self._model = Model(self.path, ModelParams(n_gpu_layers=gpu_layers, main_gpu=main_gpu, kernels=kernels))
         try:
             self.fingerprint = _fingerprint(self.path)
             """Identity of the model's file: vectors of different fingerprints must never be compared."""

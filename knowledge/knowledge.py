@@ -100,6 +100,7 @@ class Knowledge:
             threads=settings.threads,
             gpu_layers=settings.gpu_layers,
             main_gpu=settings.main_gpu,
+            kernels=settings.kernels,
             query_prefix=settings.query_prefix,
             document_prefix=settings.document_prefix,
         )

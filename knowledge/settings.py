@@ -45,6 +45,7 @@ class KnowledgeSettings:
     :ivar query_prefix, document_prefix: put before texts for the embedding model; None takes the model family's.
     :ivar threads: threads that embed; 0 means one per available CPU.
     :ivar gpu_layers, main_gpu: layers of the embedding model on the GPU, and which.
+    :ivar kernels: let Lucid's own matrix kernels take the weights they are faster with.
     """
 
     data_path: Path = Path("data")
@@ -63,6 +64,7 @@ class KnowledgeSettings:
     threads: int = 0
     gpu_layers: int = 0
     main_gpu: int = 0
+    kernels: bool = True
 
     def __post_init__(self) -> None:
         """Refuses what cannot work with any model."""
@@ -136,6 +138,12 @@ def from_environment(environ: Mapping[str, str]) -> KnowledgeSettings:
             raise SettingsError(f"{name}={value!r} is not valid; allowed: a number from {least:g} to 1")
         return result
 
+    def switch(name: str, otherwise: bool) -> bool:
+        value = text(name, "on" if otherwise else "off")
+        if value.lower() not in ("on", "off"):
+            raise SettingsError(f"{name}={value!r} is not valid; allowed: on, off")
+        return value.lower() == "on"
+
     mode = text("KNOWLEDGE_MODE", default.mode).lower()
     if mode == "off":  # says what a server does, not the command line
         mode = default.mode
@@ -159,4 +167,5 @@ def from_environment(environ: Mapping[str, str]) -> KnowledgeSettings:
         threads=number("MODEL_THREADS", default.threads),
         gpu_layers=number("MODEL_GPU_LAYERS", default.gpu_layers),
         main_gpu=number("MAIN_GPU", default.main_gpu),
+        kernels=switch("MODEL_KERNELS", default.kernels),
     )

@@ -219,7 +219,11 @@ class Config:
     ]
     model_kernels: Annotated[
         bool,
-        Variable(kinds.SWITCH, "on", "Lucid's own matrix kernels for Q4_1 weights on x86 CPUs; off takes llama.cpp's."),
+        Variable(
+            kinds.SWITCH,
+            "on",
+            "Lucid's own matrix kernels for Q4_1 weights on x86 CPUs, of both models; off takes llama.cpp's.",
+        ),
     ]
     model_kv_cells: Annotated[
         int,

@@ -272,7 +272,7 @@ class Service:
         patience, offloaded = self.config.graceful_timeout + LINGERING, self.config.model_gpu_layers > 0
         if offloaded:  # two workers may not fit a device, which is found out by trying only
             succession.wait(patience, self._should_stop)
-        embedder = _load_embedder(self.config)
+        embedder = load_embedder(self.config)
         try:
             log.info("loading %s", self.config.model_path)
             memory = free_memory() if offloaded else succession.memory(self._fits, patience, self._should_stop)
@@ -332,7 +332,7 @@ class Service:
         return self._closing.is_set()
 
 
-def _load_embedder(config: Config) -> Embedder | None:
+def load_embedder(config: Config) -> Embedder | None:
     """Load EMBEDDING_MODEL if there is such a file. Raises `EmbeddingModelError` if it cannot be used."""
     path = config.embedding_model
     if not path.exists():
@@ -344,6 +344,7 @@ def _load_embedder(config: Config) -> Embedder | None:
             threads=config.model_threads,
             gpu_layers=config.model_gpu_layers,
             main_gpu=config.main_gpu,
+            kernels=config.model_kernels,
             query_prefix=config.knowledge_query_prefix,
             document_prefix=config.knowledge_document_prefix,
         )

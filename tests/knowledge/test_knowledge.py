@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from knowledge.embedder import Embedder
 from knowledge.knowledge import Knowledge
 from knowledge.settings import KnowledgeSettings, SettingsError, from_environment
 from knowledge.store import Store, StoreBusyError, StoreError
+from llama_native import FileType, build_info, quantize
 
 
 @pytest.fixture
@@ -224,6 +226,22 @@ def test_closing_breaks_off_a_parser(
     assert not indexer.is_alive()
 
 
+@pytest.mark.skipif(not build_info()["kernels"], reason="this processor lacks AVX2, FMA or F16C")
+def test_the_embedding_model_uses_our_kernels_unless_told_otherwise(
+    tmp_path: Path, embedding_model_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """llama.cpp's log names the buffers that weights are in."""
+    path = tmp_path / "q4_1.gguf"
+    quantize(embedding_model_path, path, FileType.Q4_1)
+    packed = []
+    for kernels in (True, False):
+        caplog.clear()
+        settings = KnowledgeSettings(tmp_path, path, str(tmp_path / "store.sqlite"), kernels=kernels)
+        with caplog.at_level(logging.DEBUG, "llama_native"), Knowledge(settings):
+            packed.append("LUCID_PACKED model buffer" in caplog.text)
+    assert packed == [True, False]
+
+
 def test_stores_and_settings(tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     one, two = (KnowledgeSettings(tmp_path / name / "docs").sqlite_path for name in "ab")
@@ -246,6 +264,7 @@ def test_stores_and_settings(tmp_path: Path, embedder: Embedder, monkeypatch: py
         ("KNOWLEDGE_MODE", "fuzzy", "dense, lexical, hybrid"),
         ("KNOWLEDGE_THRESHOLD", "2", "from -1 to 1"),
         ("KNOWLEDGE_TOP_K", "0", "at least 1"),
+        ("MODEL_KERNELS", "0", "on, off"),
     ],
 )
 def test_settings_that_are_not_valid(name: str, value: str, allowed: str) -> None:
@@ -270,6 +289,7 @@ def test_settings_from_the_environment() -> None:
         "KNOWLEDGE_MODE": "Dense",
         "KNOWLEDGE_THRESHOLD": "0.5",
         "KNOWLEDGE_QUERY_PREFIX": "none",
+        "MODEL_KERNELS": "Off",
     }
-    expected = KnowledgeSettings(Path("/d"), mode="dense", threshold=0.5, query_prefix="")
+    expected = KnowledgeSettings(Path("/d"), mode="dense", threshold=0.5, query_prefix="", kernels=False)
     assert from_environment(given) == expected

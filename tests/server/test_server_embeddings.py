@@ -9,6 +9,9 @@ import openai
 import pytest
 from server_process import ROOT, Answer, ServerProcess
 
+from server import config
+from server.service import load_embedder
+
 REFERENCE = json.loads((ROOT / "tests" / "model" / "reference.json").read_text())["entries"]
 TEXTS = [entry["text"] for entry in REFERENCE]
 VECTORS = np.array([entry["vector"] for entry in REFERENCE])
@@ -133,3 +136,12 @@ def test_a_chat_model_is_no_embedding_model(launch: type[ServerProcess]) -> None
     assert process.wait_exit() == 3
     assert "cannot load EMBEDDING_MODEL=" in process.output
     assert "not an embedding model" in process.output
+
+
+def test_the_embedding_models_kernels_are_those_of_the_configuration() -> None:
+    for value in ("on", "off"):
+        path = str(ROOT / "model" / "embed.gguf")
+        embedder = load_embedder(config.read({"EMBEDDING_MODEL": path, "MODEL_KERNELS": value}))
+        assert embedder is not None
+        with embedder:
+            assert embedder.model.params.kernels == (value == "on")

@@ -2,7 +2,8 @@
 
 Work = prefill of the prompt tokens that were computed, each prompt at its own size behind what was cached, and the
 tokens put out at the decode rate of that many sequences at the workload's depth. Every combination of flash attention
-and KV layout is measured; the ceiling is the fastest single one, as a server must run with one.
+and KV layout is measured; the ceiling is the fastest single one, as a server must run with one. There are two of them:
+with the kernels that the server ran with, and with llama.cpp's own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,18 @@ class Ceiling:
     prefill_rate: float
     decode_rate: float
     setting: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """The ceilings of one result.
+
+    `own`: with the kernels that our server ran with; its bar is about this one. `llama_cpp`: with llama.cpp's, which is
+    the most that the same work allows a server without our kernels. Both are one with MODEL_KERNELS=off.
+    """
+
+    own: Ceiling
+    llama_cpp: Ceiling
 
 
 def operating_point(answers: Sequence[Answer], sequences: int, shared: bool) -> Point:
@@ -80,3 +93,10 @@ def ceiling(answers: Sequence[Answer], settings: NativeSettings, sequences: int,
                 best = found
     assert best is not None
     return best
+
+
+def ceilings(answers: Sequence[Answer], settings: NativeSettings, sequences: int, shared: bool) -> Ceilings:
+    """`ceiling` with the kernels of `settings`, and with llama.cpp's."""
+    own = ceiling(answers, settings, sequences, shared)
+    plain = ceiling(answers, replace(settings, kernels=False), sequences, shared) if settings.kernels else own
+    return Ceilings(own, plain)

@@ -63,7 +63,11 @@ def tool(name: str, directory: str | None = None) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class NativeSettings:
-    """What a native measurement runs with, the same for both sides. Sizes in tokens."""
+    """What a native measurement runs with, the same for both sides. Sizes in tokens.
+
+    `kernels`: whether our side may use Lucid's kernels, where it loads the model by these settings; llama.cpp's tools
+    have their own.
+    """
 
     model: str
     threads: int
@@ -74,6 +78,7 @@ class NativeSettings:
     poll: int = 50
     kv_unified: bool = False
     tools: str | None = None
+    kernels: bool = True
 
     def common_flags(self) -> list[str]:
         """These settings as flags that llama-bench and llama-batched-bench share."""

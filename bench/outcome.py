@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import bars
 from bench.bars import CEILING_BAR, OURS, CrowdVerdict, Scenario, StepVerdict, Verdict, verdict
-from bench.ceiling import Ceiling
+from bench.ceiling import Ceiling, Ceilings
 from bench.http import HEADER, notes, row
 from bench.report import table
 from bench.servers import Peer
@@ -33,7 +33,7 @@ class Outcome:
     tuned: Sequence[str]
     slots: int
     summaries: dict[tuple[Scenario, str], list[Summary]] = field(default_factory=dict)
-    ceilings: dict[Scenario, list[Ceiling]] = field(default_factory=dict)
+    ceilings: dict[Scenario, list[Ceilings]] = field(default_factory=dict)
     memory: dict[tuple[Scenario, str], list[tuple[int, int]]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
@@ -42,11 +42,18 @@ class Outcome:
         """Those measured, in their order."""
         return list(dict.fromkeys(scenario for scenario, _ in self.summaries))
 
-    def ceiling_ratio(self, scenario: Scenario) -> float:
-        """Median over the rounds of our output rate / its ceiling."""
+    def _ratio(self, scenario: Scenario, bounds: Sequence[Ceiling]) -> float:
         answered = (summary for summary in self.summaries[scenario, OURS] if summary.errors < summary.requests)
-        pairs = zip(answered, self.ceilings[scenario], strict=True)
+        pairs = zip(answered, bounds, strict=True)
         return statistics.median(summary.output_rate / bound.output_rate for summary, bound in pairs)
+
+    def share(self, scenario: Scenario) -> float:
+        """Median over the rounds of our output rate / the ceiling with our server's kernels: it has a bar."""
+        return self._ratio(scenario, [each.own for each in self.ceilings[scenario]])
+
+    def share_of_llama_cpp(self, scenario: Scenario) -> float:
+        """The same of the ceiling with llama.cpp's kernels: it is reported."""
+        return self._ratio(scenario, [each.llama_cpp for each in self.ceilings[scenario]])
 
     def verdicts(self) -> list[Verdict]:
         """Ours against the others."""
@@ -61,7 +68,7 @@ class Outcome:
                 peer.step_seconds,
                 self.summaries[scenario, peer.name],
                 self.summaries[scenario, OURS],
-                [min(scenario.clients, self.slots) / bound.decode_rate for bound in bounds],
+                [min(scenario.clients, self.slots) / bound.own.decode_rate for bound in bounds],
             )
             for scenario, bounds in self.ceilings.items()
             for peer in self.peers
@@ -85,7 +92,7 @@ class Outcome:
         lost = any(summary.errors for (_, name), each in self.summaries.items() if name in mine for summary in each)
         missed = any(it.text == "FAIL" for it in self.verdicts())
         missed = missed or any(it.met is False for it in self.steps()) or any(it.met is False for it in self.crowds())
-        return lost or missed or any(self.ceiling_ratio(scenario) < CEILING_BAR for scenario in self.ceilings)
+        return lost or missed or any(self.share(scenario) < CEILING_BAR for scenario in self.ceilings)
 
 
 def median_summary(each: Sequence[Summary]) -> Summary:
@@ -102,7 +109,8 @@ def show(outcome: Outcome, markdown: bool) -> None:
     if outcome.ceilings:
         bounds = [_ceiling_row(outcome, scenario) for scenario in outcome.ceilings]
         header = ("ceiling of ours", "prefill tok/s", "decode tok/s", "ceiling tok/s", "ours / ceiling", "bar", "")
-        print(table(header, bounds, markdown), end="\n\n")
+        plain = ("with llama.cpp's kernels: ceiling tok/s", "ours / that")
+        print(table((*header, *plain), bounds, markdown), end="\n\n")
     for text in (
         _verdict_table(outcome.verdicts(), markdown),
         _step_table(outcome.steps(), markdown),
@@ -187,13 +195,13 @@ def _ratio_table(outcome: Outcome, markdown: bool) -> str:
 
 
 def _ceiling_row(outcome: Outcome, scenario: Scenario) -> list[object]:
-    bound = sorted(outcome.ceilings[scenario], key=lambda it: it.output_rate)[
-        (len(outcome.ceilings[scenario]) - 1) // 2
-    ]
-    share = outcome.ceiling_ratio(scenario)
-    name = f"{scenario} ({bound.setting})"
-    rates = (bound.prefill_rate, bound.decode_rate, bound.output_rate)
-    return [name, *rates, share, f">= {CEILING_BAR}", verdict(share >= CEILING_BAR)]
+    rounds = sorted(outcome.ceilings[scenario], key=lambda it: it.own.output_rate)
+    found = rounds[(len(rounds) - 1) // 2]
+    share = outcome.share(scenario)
+    name = f"{scenario} ({found.own.setting})"
+    rates = (found.own.prefill_rate, found.own.decode_rate, found.own.output_rate)
+    plain = (found.llama_cpp.output_rate, outcome.share_of_llama_cpp(scenario))
+    return [name, *rates, share, f">= {CEILING_BAR}", verdict(share >= CEILING_BAR), *plain]
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
@@ -207,9 +215,9 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             for summary in each
         ],
         "ceilings": [
-            {"scenario": str(scenario), **asdict(bound)}
-            for scenario, each in outcome.ceilings.items()
-            for bound in each
+            {"scenario": str(scenario), **asdict(each)}
+            for scenario, rounds in outcome.ceilings.items()
+            for each in rounds
         ],
         "bars": [
             {

@@ -2,8 +2,8 @@
 
 Same model file, threads, slots and context for all. Every measurement starts a fresh server, warms it up, loads it and
 stops it; two are never loaded at once. Rounds are interleaved and start with another server each time; ratios are
-medians over the rounds. Beside each result of ours stands the computed ceiling (`bench.ceiling`). Several llama-servers
-are hand-tuned; for each workload the fastest of them counts.
+medians over the rounds. Beside each result of ours stand two computed ceilings (`bench.ceiling`): with the kernels it
+had, and with llama.cpp's. Several llama-servers are hand-tuned; for each workload the fastest of them counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from bench import bars, servers, workloads
 from bench.bars import CROWDS, OURS, Scenario
-from bench.ceiling import ceiling
+from bench.ceiling import ceilings
 from bench.client import Endpoint, LoadGenerator, Run
 from bench.http import body, load, requests_for
 from bench.llama_tools import NativeSettings, ToolFailedError, ToolMissingError, tool
@@ -68,7 +68,6 @@ def measure(
 ) -> Outcome:
     """All rounds."""
     outcome = Outcome(peers, tuned, common.slots)
-    settings = NativeSettings(common.model, common.threads)
     for round_ in range(options.repeats):
         start = round_ % len(peers)
         for scenario in scenarios:
@@ -84,7 +83,8 @@ def measure(
                 say(f"round {round_ + 1}, {scenario}, {peer.name}: {summary.output_rate:.1f} tok/s")
                 if peer.name == OURS and not options.no_ceiling and summary.errors < summary.requests:
                     batch = min(scenario.clients, common.slots)
-                    found = ceiling(measured.run.answers, settings, batch, scenario.workload == "rag")
+                    settings = NativeSettings(common.model, common.threads, kernels=peer.kernels)
+                    found = ceilings(measured.run.answers, settings, batch, scenario.workload == "rag")
                     outcome.ceilings.setdefault(scenario, []).append(found)
             _check_prompts(scenario, outcome)
     return outcome

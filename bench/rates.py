@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.llama_tools import NativeSettings, ToolFailedError, cells
-from llama_native import Batch, Context, ContextParams, FlashAttention, GgmlType, Model, ThreadPool
+from llama_native import Batch, Context, ContextParams, FlashAttention, GgmlType, Model, ModelParams, ThreadPool
 
 Tokens = npt.NDArray[np.int32]
 
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     request = parser.parse_args(arguments).request
     point = Point(**(request["point"] | {"prefill": tuple(request["point"].get("prefill", ()))}))
     settings = NativeSettings(**request["settings"])
-    with Model(settings.model) as model:
+    with Model(settings.model, ModelParams(kernels=settings.kernels)) as model:
         print(json.dumps(asdict(measure(model, settings, point, request.get("repeats", 1)))))
     return 0
 

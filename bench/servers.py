@@ -61,7 +61,8 @@ class Common:
 class Peer:
     """A server to measure: `start` launches a fresh process; `extra` is added to every request body.
 
-    `step_seconds`: its step-time target, if it has one. `one_at_a_time`: it answers one request after the other.
+    `step_seconds`: its step-time target, if it has one. `kernels`: it uses Lucid's kernels. `one_at_a_time`: it answers
+    one request after the other.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Peer:
     extra: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     step_seconds: float | None = None
+    kernels: bool = False
     one_at_a_time: bool = False
 
 
@@ -95,10 +97,17 @@ def ours(common: Common, environment: dict[str, str] | None = None, name: str = 
         return ServerProcess([sys.executable, "-m", "server"], port, variables | (environment or {}))
 
     shown = " ".join(f"{variable}={value}" for variable, value in (environment or {}).items())
-    wanted = (environment or {}).get("MODEL_STEP_MS") or ENVIRONMENT.get("MODEL_STEP_MS") or "0"
-    step = int(wanted) / 1000 if wanted.isdecimal() else 0.0  # the server itself refuses anything else
+    step, kernels = (
+        (environment or {}).get(variable) or ENVIRONMENT.get(variable) or default
+        for variable, default in (("MODEL_STEP_MS", "0"), ("MODEL_KERNELS", "on"))
+    )
+    seconds = int(step) / 1000 if step.isdecimal() else 0.0  # the server itself refuses anything else
     return Peer(
-        name, start, note=f"python -m server, {shown or 'its defaults'}", step_seconds=step or plan.STEP_SECONDS
+        name,
+        start,
+        note=f"python -m server, {shown or 'its defaults'}",
+        step_seconds=seconds or plan.STEP_SECONDS,
+        kernels=kernels.lower() == "on",
     )
 
 

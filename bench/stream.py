@@ -1,7 +1,7 @@
 """One stream over HTTP beside the native loop: what the whole service costs one client.
 
-The server is told the same threads, flash attention, KV layout and slots as the native loop; the two alternate, each
-with the other stopped. Rates count from the first token to the last, on both sides.
+The server is told the same threads, flash attention, KV layout and slots as the native loop, and has the same kernels;
+the two alternate, each with the other stopped. Rates count from the first token to the last, on both sides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.processes import ServerFailedError
 from bench.rates import Point, measure_apart
 from bench.recording import Answer
 from bench.report import end_cleanly, fail, machine, machine_line, progress, table, write_json
-from bench.servers import Common
+from bench.servers import Common, Peer
 from bench.workloads import Conversation
 from llama_native import available_cpus
 
@@ -33,12 +33,8 @@ def stream_rate(answer: Answer) -> float:
     return (answer.completion_tokens - 1) / (answer.token_times[-1] - answer.token_times[0])
 
 
-def over_http(common: Common, options: argparse.Namespace, seed: str) -> Answer:
+def over_http(peer: Peer, options: argparse.Namespace, seed: str) -> Answer:
     """One stream from a fresh, warmed-up server."""
-    peer = servers.ours(
-        common,
-        {"MODEL_FLASH_ATTENTION": options.flash_attention, "MODEL_KV_LAYOUT": options.kv_layout},
-    )
     with peer.start() as server:
         server.wait_ready()
         endpoint = Endpoint(server.url, body(peer.model_name, options.generate))
@@ -71,15 +67,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end_cleanly()
     options = parse_arguments(arguments)
     common = Common(options.model, options.threads, options.slots, options.slot_context)
+    variables = {"MODEL_FLASH_ATTENTION": options.flash_attention, "MODEL_KV_LAYOUT": options.kv_layout}
+    peer = servers.ours(common, variables)
     settings = NativeSettings(
-        options.model, options.threads, options.flash_attention, kv_unified=options.kv_layout == "unified"
+        options.model,
+        options.threads,
+        options.flash_attention,
+        kv_unified=options.kv_layout == "unified",
+        kernels=peer.kernels,
     )
     http_rates: list[float] = []
     native_rates: list[float] = []
     try:
         with progress(options.repeats, "HTTP stream and native loop", "pair") as bar:
             for round_ in range(options.repeats):
-                answer = over_http(common, options, str(round_))
+                answer = over_http(peer, options, str(round_))
                 http_rates.append(stream_rate(answer))
                 point = Point(1, answer.prompt_tokens, answer.completion_tokens - 1)
                 native_rates.append(measure_apart(settings, point).decode_rate)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import calibration, servers
-from bench.llama_tools import ToolMissingError
+from bench import calibration, rates, servers
+from bench.llama_tools import NativeSettings, ToolMissingError
 from bench.processes import ServerFailedError, ServerProcess
+from bench.rates import Point
 from bench.servers import Common, Peer
 from engine import EngineSettings, Plan, make_plan
 from engine.plan import make_context
-from llama_native import Context, Model
+from llama_native import Context, Model, build_info
 
 COMMANDS = (
     "fuzz_raw",
@@ -112,6 +114,30 @@ def test_a_server_that_does_not_start(common: Common) -> None:
     peer = servers.ours(common, {"MODEL_PATH": "no-such-file.gguf"})
     with peer.start() as process, pytest.raises(ServerFailedError, match="ended with code"):
         process.wait_ready(60)
+
+
+def test_a_server_without_our_kernels_is_known(common: Common, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert servers.ours(common).kernels
+    assert not servers.ours(common, {"MODEL_KERNELS": "off"}).kernels
+    monkeypatch.setattr(servers, "ENVIRONMENT", {"MODEL_KERNELS": "Off"})
+    assert not servers.ours(common).kernels
+
+
+@pytest.mark.skipif(not build_info()["kernels"], reason="this processor lacks AVX2, FMA or F16C")
+def test_native_rates_are_those_of_the_kernels_asked_for(
+    chat_model_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """llama.cpp's log names the buffers that weights are in."""
+    packed = []
+    for kernels in (True, False):
+        settings = NativeSettings(str(chat_model_path), threads=1, kernels=kernels)
+        request = {"settings": asdict(settings), "point": asdict(Point(1, 8, 1))}
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG, "llama_native"):
+            assert rates.main([json.dumps(request)]) == 0
+        assert json.loads(capsys.readouterr().out)["decode_rate"] > 0
+        packed.append("LUCID_PACKED model buffer" in caplog.text)
+    assert packed == [True, False]
 
 
 def test_memory_of_a_server(server: ServerProcess) -> None:
@@ -226,8 +252,9 @@ def test_peers(root: Path, chat_model_path: Path, llama_server: Path, tmp_path: 
     assert found["remarks"] == []
     assert [bar["against"] for bar in found["bars"]] == ["llama-server", "llama-server -fa off"]
     assert [bar["hand_tuned"] for bar in found["bars"]] == [False, True]
-    (bound,) = found["ceilings"]
-    assert bound["output_rate"] > 0
+    (bounds,) = found["ceilings"]
+    bound = bounds["own"]
+    assert bound["output_rate"] > 0 < bounds["llama_cpp"]["output_rate"]
     assert [step["server"] for step in found["steps"]] == ours
     assert found["steps"][1]["bound"] == pytest.approx(0.3 + 4 / bound["decode_rate"])
     assert {crowd["server"] for crowd in found["crowds"]} == {each["server"] for each in found["rounds"]}

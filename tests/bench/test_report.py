@@ -11,9 +11,10 @@ import pytest
 
 from bench import bars
 from bench.bars import Scenario
-from bench.ceiling import operating_point, work_seconds
+from bench.ceiling import Ceiling, Ceilings, operating_point, work_seconds
 from bench.client import Run
 from bench.http import notes
+from bench.outcome import Outcome, as_json, show
 from bench.rates import Rates
 from bench.recording import Answer
 from bench.report import machine, machine_line, table, write_json
@@ -162,3 +163,24 @@ def test_ceiling_is_prefill_of_what_was_computed_plus_decode() -> None:
     assert work_seconds(answers, rates) == pytest.approx(1.5 + 0.1 + 0.1 + 60 / 100)
     with pytest.raises(ValueError, match="no request succeeded"):
         operating_point(answers[3:], 8, True)
+
+
+def test_the_bar_is_about_the_ceiling_with_the_servers_own_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    scenario = Scenario("chat", 8)
+    own, plain = Ceiling(100.0, 80, 300.0, 150.0, "flash attention off, streams"), Ceiling(60.0, 80, 110.0, 70.0, "")
+    for rate, missed in ((95.0, False), (92.0, True)):
+        outcome = Outcome([], [], 8, {(scenario, bars.OURS): [summary(rate)]}, {scenario: [Ceilings(own, plain)]})
+        assert outcome.share(scenario) == pytest.approx(rate / 100)
+        assert outcome.share_of_llama_cpp(scenario) == pytest.approx(rate / 60)
+        assert outcome.failed() == missed
+    (found,) = as_json(outcome)["ceilings"]
+    assert (found["own"]["output_rate"], found["llama_cpp"]["output_rate"]) == (100, 60)
+    show(outcome, markdown=True)
+    header, row = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in capsys.readouterr().out.splitlines()
+        if "ceiling of ours" in line or "flash attention off" in line
+    )
+    shown = dict(zip(header, row, strict=True))
+    assert (shown["ceiling tok/s"], shown["ours / ceiling"]) == ("100", "0.92")
+    assert (shown["with llama.cpp's kernels: ceiling tok/s"], shown["ours / that"]) == ("60", "1.53")

@@ -67,7 +67,7 @@ def system_info() -> str:
 def build_info() -> dict[str, str | int | bool]:
     """Returns facts about the linked llama.cpp: versions, commit, limits, what it supports.
 
-    `kernels`: whether Lucid's own matrix kernels run on this processor.
+    `kernels`: whether Lucid's own matrix kernels run on this processor. `kernels_version`: a digest of their sources.
     """
     return {
         "llama_version": text(C.llama_version()),
@@ -80,4 +80,5 @@ def build_info() -> dict[str, str | int | bool]:
         "supports_gpu_offload": bool(C.llama_supports_gpu_offload()),
         "supports_rpc": bool(C.llama_supports_rpc()),
         "kernels": _KERNELS,
+        "kernels_version": text(C.lucid_kernels_version),
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -137,27 +139,49 @@ def test_prefix_without_a_header(package: Path, tmp_path: Path) -> None:
         (include / header).touch()
 
 
-def test_only_the_sources_in_cxx_are_compiled_as_cxx17(package: Path, tmp_path: Path) -> None:
-    """Not cffi's source: GCC warns about the option for C, clang fails."""
-    internal, record, compiler = (
-        tmp_path / "prefix/include/internal/ggml-cpu",
-        tmp_path / "record",
-        tmp_path / "compiler",
-    )
-    internal.mkdir(parents=True)
-    (internal / "traits.h").touch()
-    (tmp_path / "prefix" / "include" / "llama.h").touch()
+@pytest.fixture
+def build_extension(package: Path, tmp_path: Path) -> Callable[[], list[list[str]]]:
+    """Runs `setup.py build_ext` with a compiler that compiles nothing; returns the arguments of each compilation."""
+    prefix, record, compiler = tmp_path / "prefix", tmp_path / "record", tmp_path / "compiler"
+    for header in ("llama.h", "internal/ggml-cpu/traits.h"):
+        (prefix / "include" / header).parent.mkdir(parents=True)
+        (prefix / "include" / header).touch()
     compiler.write_text(RECORDING_COMPILER.format(record=record))
     compiler.chmod(0o755)
-    variables = {"LLAMA_PREFIX": str(tmp_path / "prefix"), "CC": str(compiler), "CXX": str(compiler)}
-    result = setup(package, "build_ext", **variables)
-    assert result.returncode == 0, result.stderr
-    compilations = [line.split() for line in record.read_text().splitlines() if " -c " in line]
+
+    def build() -> list[list[str]]:
+        record.unlink(missing_ok=True)
+        result = setup(package, "build_ext", LLAMA_PREFIX=str(prefix), CC=str(compiler), CXX=str(compiler))
+        assert result.returncode == 0, result.stderr
+        return [line.split() for line in record.read_text().splitlines() if " -c " in line]
+
+    return build
+
+
+def test_only_the_sources_in_cxx_are_compiled_as_cxx17(
+    package: Path, build_extension: Callable[[], list[list[str]]]
+) -> None:
+    """Not cffi's source: GCC warns about the option for C, clang fails."""
+    compilations = build_extension()
     standards = {
         Path(word).name: "-std=c++17" in line for line in compilations for word in line if word.endswith((".c", ".cpp"))
     }
     cxx = {path.name for path in package.glob("llama_native/*/*.cpp")}
     assert standards == {"llama_native._native.c": False} | dict.fromkeys(cxx, True)
+
+
+def test_other_kernels_are_another_version(package: Path, build_extension: Callable[[], list[list[str]]]) -> None:
+    def version() -> str:
+        (source,) = (word for line in build_extension() for word in line if word.endswith("_native.c"))
+        found = re.search('lucid_kernels_version = "([0-9a-f]{12})"', (package / source).read_text())
+        assert found is not None
+        return found[1]
+
+    first = version()
+    assert version() == first
+    with (package / "llama_native" / "kernels" / "q4_1.hpp").open("a") as header:
+        header.write("// changed\n")
+    assert version() != first
 
 
 def test_source_distribution_without_llama_cpp(package: Path, tmp_path: Path) -> None:

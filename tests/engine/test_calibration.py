@@ -24,10 +24,10 @@ from engine import (
     calibration,
     make_plan,
 )
-from engine.calibration import ATTENTION_MARGIN, THREADS_MARGIN, calibrate, layout_choices
+from engine.calibration import ATTENTION_MARGIN, THREADS_MARGIN, cache_key, calibrate, layout_choices
 from engine.calibration_cache import path_for
 from engine.host_load import OtherWork
-from llama_native import ContextError, Model
+from llama_native import ContextError, Model, build_info
 
 sys.path.append(str(Path(__file__).parent.parent / "llama_native"))
 import tiny
@@ -122,6 +122,15 @@ def test_one_sequence_has_no_layout_to_choose(small: Model) -> None:
 
 def test_other_settings_have_an_answer_of_their_own() -> None:
     assert path_for({"a": 1}) != path_for({"a": 2})
+
+
+def test_other_kernels_have_an_answer_of_their_own(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = EngineSettings(parallel=2, context=256)
+    plan = make_plan(small, settings)
+    path = path_for(cache_key(small, settings, plan))
+    assert path_for(cache_key(small, settings, plan)) == path
+    monkeypatch.setattr(calibration, "build_info", lambda: build_info() | {"kernels_version": "0" * 12})
+    assert path_for(cache_key(small, settings, plan)) != path
 
 
 def test_without_a_home_nothing_is_kept(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import llama_native as ln
 
 
@@ -22,3 +24,4 @@ def test_build_info() -> None:
     assert info["max_sequences"] == 256
     assert str(info["ggml_commit"])
     assert str(info["llama_version"])[0].isdigit()
+    assert re.fullmatch("[0-9a-f]{12}", str(info["kernels_version"]))

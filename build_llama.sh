@@ -27,8 +27,9 @@ Backends (the CPU backend is always there):
   --cuda-arch LIST   GPU architectures for --cuda, e.g. 90 or "80;90" (default: the GPUs of this machine)
   --vulkan           Vulkan GPUs; needs the Vulkan headers and loader, glslc and the SPIR-V headers
   --opencl           OpenCL GPUs (Adreno, Intel); needs the OpenCL headers and loader
-  --blas             OpenBLAS for prefill on the CPU
-  --clblast          CLBlast through its CBLAS interface, for prefill on an OpenCL device
+  --blas             OpenBLAS for prefill on the CPU, of weights that are not repacked for other kernels: llama.cpp's own
+                     (Q4_0, Q4_K and others, where the CPU has them) or Lucid's (Q4_1, unless MODEL_KERNELS=off)
+  --clblast          CLBlast through its CBLAS interface, for prefill on an OpenCL device, of the same weights as --blas
   --rpc              layers on other machines over TCP: a plug-in for MODEL_RPC, and the program ggml-rpc-server
 
 CPU:

@@ -21,7 +21,8 @@ class ModelParams:
     :ivar main_gpu: index of the GPU that holds the whole model when `split_mode` is NONE.
     :ivar split_mode: how to spread the model over several GPUs.
     :ivar tensor_split: share of the model for each GPU; empty lets llama.cpp choose.
-    :ivar load_mode: memory-map the file (AUTO does where possible), read it, or lock it into memory.
+    :ivar load_mode: memory-map the file (AUTO does where possible), read it, or lock it into memory. llama.cpp locks
+        what is mapped and host buffers, so not the weights that are repacked.
     :ivar vocab_only: load the vocabulary and no weights; such a model can tokenize and nothing else.
     :ivar check_tensors: look for invalid numbers in the weights while loading; slow.
     :ivar use_extra_bufts: repack the weights for this CPU where that is faster; needs more memory.

@@ -25,6 +25,7 @@ from llama_native import (
     GgmlType,
     Model,
     available_cpus,
+    build_info,
     devices,
     kv_cache_bytes,
 )
@@ -124,7 +125,8 @@ def make_plan(model: Model, settings: EngineSettings) -> Plan:
         if settings.kv_cells < context:
             raise InvalidRequest("kv_cells", f"kv_cells must hold one request of {context} tokens")
     flash_attention = settings.flash_attention is Switch.ON or (
-        settings.flash_attention is Switch.AUTO and (offloaded or needs_flash_attention(kv_type))
+        settings.flash_attention is Switch.AUTO
+        and (offloaded or needs_flash_attention(kv_type) or has_own_attention(model, kv_type))
     )
     if context > model.n_ctx_train > 0:
         log.warning("requests of %d tokens: the model was trained on %d, expect nonsense", context, model.n_ctx_train)
@@ -153,7 +155,14 @@ def parallel_for(threads: int) -> int:
 
 def grain(model: Model, plan: Plan) -> int:
     """Size of prompt pieces, in tokens, that costs no more for what it leaves over than it has to."""
-    return ATTENTION_TILE if plan.flash_attention and not offloads(model) else 1
+    tiled = plan.flash_attention and not offloads(model) and not has_own_attention(model, plan.kv_type)
+    return ATTENTION_TILE if tiled else 1
+
+
+def has_own_attention(model: Model, kv_type: GgmlType) -> bool:
+    """Whether flash attention is our own kernel, which has no tiles and is the faster choice at any depth."""
+    possible = model.params.kernels and bool(build_info()["kernels"])
+    return possible and model.plain_attention and kv_type is GgmlType.F16 and not offloads(model)
 
 
 def needs_flash_attention(kv_type: GgmlType) -> bool:

@@ -34,7 +34,17 @@ DECLARATIONS = (
     "shim",
     "callbacks",
 )
-SOURCES = ("shim/guard", "shim/log", "shim/calls", "shim/step", "shim/teams", "kernels/q4_1", "kernels/buffer")
+SOURCES = (
+    "shim/guard",
+    "shim/log",
+    "shim/calls",
+    "shim/step",
+    "shim/teams",
+    "kernels/attention",
+    "kernels/attention_op",
+    "kernels/buffer",
+    "kernels/q4_1",
+)
 
 #: Headers that say whether a prefix is one of build_llama.sh's.
 HEADERS = ("llama.h", "internal/ggml-cpu/traits.h")

@@ -67,7 +67,7 @@ def system_info() -> str:
 def build_info() -> dict[str, str | int | bool]:
     """Returns facts about the linked llama.cpp: versions, commit, limits, what it supports.
 
-    `kernels`: whether Lucid's own matrix kernels run on this processor. `kernels_version`: a digest of their sources.
+    `kernels`: whether Lucid's own kernels run on this processor. `kernels_version`: a digest of their sources.
     """
     return {
         "llama_version": text(C.llama_version()),

@@ -99,6 +99,7 @@ class Context(Resource):
         self._limits.n_seq_max = self.n_seq_max
         self._limits.n_outputs_max = params.n_outputs_max or self.n_batch
         self._limits.all_outputs = params.embeddings or not has_memory
+        self._limits.kernels = model.params.kernels
         self._seconds = ffi.new("double[2]")
         self._reserve_rows(16)
 

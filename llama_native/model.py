@@ -53,11 +53,14 @@ class Model(Resource):
         if progress is not None:
             c_params.progress_callback = C.lucid_on_progress
             c_params.progress_callback_user_data = call.user_data
-        pointer = C.lucid_model_load(os.fsencode(self.path), c_params, self.params.kernels)
+        packed = ffi.new("size_t *")
+        pointer = C.lucid_model_load(os.fsencode(self.path), c_params, self.params.kernels, packed)
         del keep
         if pointer == ffi.NULL:
             raise call.error or _load_error(self.path, call)
         self._handle = Handle(pointer, C.llama_model_free)
+        self.packed_size = int(packed[0])
+        """Bytes of weights that are packed for our own kernels."""
         self.vocab = Vocab(self._handle)
         """The vocabulary; it closes with the model."""
 
@@ -134,6 +137,22 @@ class Model(Resource):
     def n_head_kv(self) -> int:
         """Number of key/value heads (of the first layer, where layers differ)."""
         return int(C.llama_model_n_head_kv(self._live().pointer))
+
+    @property
+    def plain_attention(self) -> bool:
+        """Whether scores of attention are only scaled: no ALiBi, soft cap or sinks, and heads of a multiple of 16.
+
+        That is what our own attention kernel takes (`ModelParams.kernels`).
+        """
+        value, name = self.header.metadata.get, self.architecture
+        lengths = [value(f"{name}.attention.{kind}_length") for kind in ("key", "value")]
+        whole = self.n_embd // max(1, self.n_head)
+        extras = (f"{name}.attention.max_alibi_bias", f"{name}.attn_logit_softcapping")
+        return (
+            all((whole if length is None else length) % 16 == 0 for length in lengths if isinstance(length, int | None))
+            and not any(value(key) for key in extras)
+            and not any(".attn_sinks" in tensor for tensor in self.header.tensors)
+        )
 
     @property
     def n_swa(self) -> int:

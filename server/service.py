@@ -309,7 +309,13 @@ class Service:
         )
         engine.start()
         plan = engine.plan
-        log.info("loaded %s in %.1f s", model.description, time.perf_counter() - begin)
+        log.info(
+            "loaded %s in %.1f s, %d of %d MiB of its weights for our own kernels",
+            model.description,
+            time.perf_counter() - begin,
+            model.packed_size >> 20,
+            model.size >> 20,
+        )
         log.info(
             "%d requests at once of up to %d tokens; %d threads; KV cache of %s in %s; flash attention %s",
             plan.parallel,

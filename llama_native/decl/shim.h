@@ -34,10 +34,11 @@ bool lucid_abort_requested(void *flag);
 /* Ends the compute threads that OpenMP keeps for the calling thread; the next computation makes new ones. */
 void lucid_release_compute_threads(void);
 
-/* Our own matrix kernels (llama_native/kernels/). Install them before the first model is loaded; false: this processor
- * lacks the instructions. `kernels`: this model may use them. */
+/* Our own kernels (llama_native/kernels/). Install them before the first model is loaded; false: this processor lacks the
+ * instructions. `kernels`: this model may use them; `packed` becomes the bytes of weights that they took. */
 bool lucid_kernels_install(void);
-struct llama_model *lucid_model_load(const char *path, const struct llama_model_params *params, bool kernels);
+struct llama_model *lucid_model_load(const char *path, const struct llama_model_params *params, bool kernels,
+                                     size_t *packed);
 struct llama_context *lucid_context_new(struct llama_model *model, const struct llama_context_params *params);
 bool lucid_synchronize(struct llama_context *ctx);
 
@@ -49,6 +50,7 @@ typedef struct lucid_limits {
     int32_t n_outputs_max;
     int32_t n_seq_per_token;
     int32_t all_outputs;
+    int32_t kernels; /* whether our own attention may compute it */
 } lucid_limits;
 
 int32_t lucid_decode(struct llama_context *ctx, const llama_batch *batch, const lucid_limits *limits);

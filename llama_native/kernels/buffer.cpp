@@ -1,4 +1,5 @@
-// A buffer type of ggml's CPU backend whose matrices are packed for our kernels and multiplied by them.
+// A buffer type of ggml's CPU backend whose matrices are packed for our kernels and multiplied by them. Attention, which has
+// no weights, comes in by the same door.
 //
 // ggml's CPU backend asks every "extra buffer type" whether it wants a weight, has it convert the weight while it is
 // loaded, and lets it compute the operations on it, within the same compute threads and the same graph. Its own repacked
@@ -7,6 +8,8 @@
 #include <algorithm>
 
 #include "../shim/guard.hpp"
+#include "attention.hpp"
+#include "attention_op.hpp"
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
 #include "ggml-cpu/ggml-cpu-impl.h"
@@ -16,9 +19,11 @@
 namespace {
 
 using namespace lucid::q4_1;
+using ggml::cpu::tensor_traits;
 
-// Whether the model that this thread loads may use these kernels.
+// Of the model that this thread loads: whether it may use these kernels, and bytes of weights that they took.
 thread_local bool wanted = false;
+thread_local size_t taken = 0;
 
 ggml_backend_buffer_type_t buffer_type();
 
@@ -32,7 +37,7 @@ char * row(const ggml_tensor * tensor, int64_t i) {
     return static_cast<char *>(tensor->data) + i1 * tensor->nb[1] + i2 * tensor->nb[2] + i3 * tensor->nb[3];
 }
 
-class product : public ggml::cpu::tensor_traits {
+class product : public tensor_traits {
     bool work_size(int, const ggml_tensor * op, size_t & size) override {
         size = vector_bytes(op->src[1]->ne[0]) * size_t(ggml_nrows(op->src[1]));
         return true;
@@ -45,7 +50,7 @@ class product : public ggml::cpu::tensor_traits {
         for (int64_t i = params->ith; i < count; i += params->nth) {
             quantize(reinterpret_cast<const float *>(row(input, i)), length, vector_at(params->wdata, length, i));
         }
-        // Threads take parts as they come, since one may share its core with other work. A part stays in the L1 cache
+        // Threads take parts as they come, since one may share its core with other work. A part stays in the cache
         // while all vectors pass by.
         const int64_t group_bytes = length / block_size * int64_t(sizeof(packed_block));
         const int64_t part = std::clamp<int64_t>(part_bytes / group_bytes, 1, std::max<int64_t>(1, groups / params->nth));
@@ -84,7 +89,16 @@ class product : public ggml::cpu::tensor_traits {
     static constexpr int64_t part_bytes = 16384;
 };
 
-product product_of_packed;
+// Never destroyed: a thread may compute until the very end of the process.
+tensor_traits * product_of_packed() {
+    static tensor_traits * const traits = new product;
+    return traits;
+}
+
+tensor_traits * attention() {
+    static tensor_traits * const traits = new lucid::attention_op;
+    return traits;
+}
 
 class packing : public ggml::cpu::extra_buffer_type {
     // Asked by the loader, with an empty buffer, and by the scheduler, with the weight in its place.
@@ -94,19 +108,24 @@ class packing : public ggml::cpu::extra_buffer_type {
         }
         const ggml_tensor *weight = op->src[0], *input = op->src[1];
         const bool loading = ggml_backend_buffer_get_size(weight->buffer) == 0;
-        return (wanted || !loading) && weight->type == GGML_TYPE_Q4_1 && ggml_n_dims(weight) == 2 &&
+        return (wanted || !loading) && weight->view_src == nullptr && weight->type == GGML_TYPE_Q4_1 && ggml_n_dims(weight) == 2 &&
                weight->ne[1] % group_size == 0 && input->type == GGML_TYPE_F32 && input->nb[0] == sizeof(float) &&
                (input->buffer == nullptr || ggml_backend_buffer_is_host(input->buffer));
     }
 
-    ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
-        return op->op == GGML_OP_MUL_MAT && is_packed(op->src[0]) ? &product_of_packed : nullptr;
+    tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
+        switch (op->op) {
+            case GGML_OP_MUL_MAT: return is_packed(op->src[0]) ? product_of_packed() : nullptr;
+            case GGML_OP_FLASH_ATTN_EXT: return lucid::attention_op::takes(op) ? attention() : nullptr;
+            default: return nullptr;
+        }
     }
 };
 
 void set_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
     GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor));
     pack(static_cast<packed_block *>(tensor->data), data, tensor->ne[1], tensor->ne[0]);
+    taken += size;
 }
 
 ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t type, size_t size) {
@@ -124,11 +143,11 @@ const char * name(ggml_backend_buffer_type_t) { return "LUCID_PACKED"; }
 size_t alignment(ggml_backend_buffer_type_t) { return ggml_backend_buft_get_alignment(ggml_backend_cpu_buffer_type()); }
 
 ggml_backend_buffer_type_t buffer_type() {
-    static packing context;
+    static packing * const context = new packing;
     static ggml_backend_buffer_type type = {
         {name, allocate, alignment, /* get_max_size */ nullptr, /* get_alloc_size */ nullptr, /* is_host */ nullptr},
         ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
-        &context,
+        context,
     };
     return &type;
 }
@@ -138,18 +157,23 @@ ggml_backend_buffer_type_t buffer_type() {
 extern "C" {
 
 bool lucid_kernels_install(void) {
-    if (!supported()) {
+    if (!supported() || !lucid::attention::supported()) {
         return false;
     }
     auto & types = ggml_backend_cpu_get_extra_buffer_types();
     if (std::find(types.begin(), types.end(), buffer_type()) == types.end()) {
-        types.insert(types.begin(), buffer_type());
+        types.push_back(buffer_type());  // behind ggml's own: what those take (AMX does), they are better at
     }
     return true;
 }
 
-llama_model * lucid_model_load(const char * path, const llama_model_params * params, bool kernels) {
+llama_model * lucid_model_load(const char * path, const llama_model_params * params, bool kernels, size_t * packed) {
     wanted = kernels;
-    return lucid::guarded<llama_model *>(nullptr, [&] { return llama_model_load_from_file(path, *params); });
+    taken = 0;
+    llama_model * const model =
+        lucid::guarded<llama_model *>(nullptr, [&] { return llama_model_load_from_file(path, *params); });
+    wanted = false;
+    *packed = taken;
+    return model;
 }
 }

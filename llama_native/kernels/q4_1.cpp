@@ -2,9 +2,10 @@
 
 #include <cstring>
 
+#include "processor.hpp"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
-#define LUCID_AVX2 __attribute__((target("avx2,fma,f16c")))
 #endif
 
 namespace lucid::q4_1 {
@@ -49,11 +50,9 @@ void pack(packed_block * packed, const void * matrix, int64_t rows, int64_t leng
     }
 }
 
-#if defined(__x86_64__)
+bool supported() { return has_avx2(); }
 
-bool supported() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-}
+#if defined(__x86_64__)
 
 LUCID_AVX2 void quantize(const float * values, int64_t length, const vector & result) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -145,7 +144,6 @@ void multiply(const packed_block * group, int64_t length, const vector * vectors
 
 #else
 
-bool supported() { return false; }
 void quantize(const float *, int64_t, const vector &) {}
 void multiply(const packed_block *, int64_t, const vector *, float * const *, int64_t) {}
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "../kernels/attention_op.hpp"
 #include "guard.hpp"
 
 using lucid::guarded;
@@ -212,6 +213,7 @@ int32_t run(llama_context * ctx, const llama_batch * batch, const lucid_limits *
     if (code != 0) {
         return code;
     }
+    lucid::want_attention(limits->kernels);
     return guarded<int32_t>(LUCID_CODE_GUARDED,
                             [&] { return encode ? llama_encode(ctx, *batch) : llama_decode(ctx, *batch); });
 }

@@ -25,10 +25,12 @@ from llama_native import ClosedError, Context, ContextParams, FlashAttention, Mo
 
 def test_the_greedy_answer_is_the_native_loops(model: Model, make_engine: MakeEngine) -> None:
     prompt = chat(model, "Who was Albert Einstein?")
-    params = ContextParams(n_ctx=1024, n_threads=1, flash_attention=FlashAttention.OFF)
+    engine = make_engine(model)
+    attention = FlashAttention.ON if engine.plan.flash_attention else FlashAttention.OFF
+    params = ContextParams(n_ctx=1024, n_threads=1, flash_attention=attention)
     with Context(model, params) as context, Sampler([samplers.greedy()]) as sampler:
         native = "".join(item.text for item in generate(context, prompt, sampler, 24))
-    assert answer(make_engine(model), prompt, 24) == native
+    assert answer(engine, prompt, 24) == native
     assert "physicist" in native
 
 

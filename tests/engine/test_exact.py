@@ -11,25 +11,23 @@ import numpy as np
 import pytest
 from engine_cases import GREEDY, PASSAGE, MakeEngine, Tokens, chat, text_of
 
-from engine import Engine, Generation, Layout, Request, SamplingParams, TokenLogprobs
-from llama_native import Model
+from engine import Engine, Generation, Layout, Request, SamplingParams, Switch, TokenLogprobs
+from llama_native import Model, build_info
 
 sys.path.append(str(Path(__file__).parent.parent / "llama_native"))
 import tiny
 
 #: Largest difference in log probability, over the tokens that are at least 1% probable, between a prompt with and
-#: without reuse. With weights, keys and values in 32 bits only the order of additions differs. The demo model's
-#: weights have 4 bits, and llama.cpp rounds activations to 8 bits for them, differently for one token and for many:
-#: computing a prompt token by token instead of at once changes its log probabilities by up to 0.32 by itself. Gemma's
-#: activation function is a table in 16 bits: alike prompts differ by up to 8e-4 in other company.
+#: without reuse. With weights, keys and values in 32 bits only the order of additions differs. Gemma's activation
+#: function is a table in 16 bits: alike prompts differ by up to 8e-4 in other company.
 TOLERANCE_F32 = 1e-4
 TOLERANCE_GEMMA = 5e-3
-TOLERANCE_Q4 = 0.5
 
-#: Largest share of the probability that may lie elsewhere with reuse than without, for Gemma 3 270M. Log probabilities
-#: of its improbable tokens are no measure: one prompt computed by llama.cpp in chunks of 100 and of 512 tokens differs
-#: by 0.64 in them, yet by 0.02 to 0.09 in this. Whether every cell of a window is in its place is for 32-bit models.
-TOLERANCE_GEMMA_Q4 = 0.15
+#: Largest share of the probability that may lie elsewhere with reuse than without, for models with weights of 4 bits.
+#: Activations are rounded to 8 bits for them, which makes much of the least difference, such as another order of cells:
+#: log probabilities differ by up to 0.64 between prompts of Gemma 3 270M computed in chunks of 100 and of 512 tokens by
+#: llama.cpp, the share by 0.02 to 0.09. Whether every cell of a window is in its place is for 32-bit models.
+TOLERANCE_Q4 = 0.15
 
 TOP = SamplingParams(temperature=0.0, logprobs=20)
 
@@ -101,9 +99,31 @@ def test_reuse_on_the_demo_model(model: Model, make_engine: MakeEngine, layout: 
         warm, cached = next_token(engine, prompt, cache_prompt=True)
         cold, nothing = next_token(engine, prompt, cache_prompt=False)
         assert nothing == 0
-        assert distance(warm, cold) < TOLERANCE_Q4
+        if layout is Layout.STREAMS and build_info()["kernels"]:
+            assert warm == cold
+        assert moved(warm, cold) < TOLERANCE_Q4
         reused += cached
     assert reused > 200
+
+
+@pytest.mark.skipif(not build_info()["kernels"], reason="only our own kernels compute a token the same in any company")
+def test_an_answer_is_the_same_bits_in_any_company(model: Model, make_engine: MakeEngine) -> None:
+    """Seeded draws and their log probabilities: alone, beside others that come and go, and from the cache."""
+    engine = make_engine(model, kv_layout=Layout.STREAMS, flash_attention=Switch.ON, threads=2)
+    prompts = [chat(model, f"Tell me about the number {i}.", PASSAGE * i) for i in range(4)]
+
+    def ask(number: int, cache_prompt: bool) -> Generation:
+        hot = SamplingParams(temperature=1.2, seed=number, logprobs=5)
+        return engine.submit(Request(prompts[number], 12 + number, hot, ignore_eos=True, cache_prompt=cache_prompt))
+
+    def entries(generation: Generation) -> list[TokenLogprobs]:
+        return [entry for piece in generation for entry in piece.logprobs or ()]
+
+    alone = [entries(ask(number, cache_prompt=False)) for number in range(4)]
+    for cache_prompt in (False, True, True):
+        together = [ask(number, cache_prompt) for number in range(4)]
+        assert [entries(generation) for generation in together] == alone
+    assert all(generation.cached_tokens for generation in together)
 
 
 def test_every_character_arrives_once_and_at_its_own_request(
@@ -178,5 +198,5 @@ def test_sliding_window_attention(gemma: Model, make_engine: MakeEngine, layout:
         warm, cached = next_token(engine, prompt(question, passages), cache_prompt=True)
         reused += cached
         cold, _ = next_token(engine, prompt(question, passages), cache_prompt=False)
-        assert moved(warm, cold) < TOLERANCE_GEMMA_Q4
+        assert moved(warm, cold) < TOLERANCE_Q4
     assert reused > gemma.n_swa

@@ -16,6 +16,19 @@ PROMPT = "<|im_start|>user\nWho was Albert Einstein?<|im_end|>\n<|im_start|>assi
 MakeContext = Callable[..., ln.Context]
 
 
+def _has_kernels() -> bool:
+    """Asked of the system, not of the library: where the processor has what they need, the kernels have to be there."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    return {"avx2", "fma", "f16c"} <= flags and "amx_int8" not in flags
+
+
+needs_kernels = pytest.mark.skipif(not _has_kernels(), reason="needs AVX2, FMA and F16C, and no AMX before them")
+
+
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generated Llama of two layers."""

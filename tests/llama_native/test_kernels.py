@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 import llama_native as ln
-from tests.llama_native.conftest import MakeContext
+from tests.llama_native.conftest import MakeContext, needs_kernels
 
 TOKENS = [int(token) for token in np.random.default_rng(5).integers(3, 259, 67)]
 
-pytestmark = pytest.mark.skipif(not ln.build_info()["kernels"], reason="this processor lacks AVX2, FMA or F16C")
+pytestmark = needs_kernels
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +58,17 @@ def logits(context: ln.Context, tokens: list[int], step: int = 100) -> NDArray[n
     return np.concatenate(found)
 
 
-def packed_bytes(caplog: pytest.LogCaptureFixture, path: Path, params: ln.ModelParams) -> float:
-    """MiB that llama.cpp says are in packed buffers."""
-    caplog.clear()
-    with caplog.at_level(logging.DEBUG, "llama_native"), ln.Model(path, params):
-        lines = [record.getMessage() for record in caplog.records]
-    return sum(float(line.split("=")[1].split()[0]) for line in lines if "LUCID_PACKED" in line and "MiB" in line)
+def packed_size(path: Path, params: ln.ModelParams) -> int:
+    with ln.Model(path, params) as model:
+        return model.packed_size
 
 
-def test_weights_in_q4_1_are_packed_unless_told_otherwise(
-    paths: tuple[Path, Path], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_weights_in_q4_1_are_packed_unless_told_otherwise(paths: tuple[Path, Path]) -> None:
     packed, exact = paths
-    assert packed_bytes(caplog, packed, ln.ModelParams()) > 0.01
-    assert packed_bytes(caplog, packed, ln.ModelParams(kernels=False)) == 0
-    assert packed_bytes(caplog, packed, ln.ModelParams(use_extra_bufts=False)) == 0
-    assert packed_bytes(caplog, exact, ln.ModelParams()) == 0
+    assert packed_size(packed, ln.ModelParams()) > 10_000
+    assert packed_size(packed, ln.ModelParams(kernels=False)) == 0
+    assert packed_size(packed, ln.ModelParams(use_extra_bufts=False)) == 0
+    assert packed_size(exact, ln.ModelParams()) == 0
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6, 7, 8, 9, 33, 67])
@@ -89,6 +83,21 @@ def test_they_are_as_near_to_exact_as_llama_cpp(
     )
     error, their_error = (np.sqrt(np.square(logits - truth).mean()) for logits in (found, reference))
     assert 0 < error < 1.05 * their_error, (error, their_error)
+
+
+def test_they_are_there() -> None:
+    assert ln.build_info()["kernels"]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6, 7, 8, 9, 33])
+def test_how_many_are_computed_at_once_does_not_change_a_bit(
+    ours: ln.Model, make_context: MakeContext, step: int
+) -> None:
+    """With our own attention beside them; llama.cpp's depends on it."""
+    at_once, otherwise = (
+        logits(make_context(ours, flash_attention=ln.FlashAttention.ON), TOKENS, n) for n in (100, step)
+    )
+    assert np.array_equal(at_once, otherwise)
 
 
 def test_threads_do_not_change_a_bit(ours: ln.Model, make_context: MakeContext) -> None:

@@ -15,7 +15,14 @@ N_EMBD, N_HEAD, N_HEAD_KV, N_FF, N_LAYER, N_CTX = 64, 4, 2, 96, 2, 512
 N_VOCAB = 3 + 256 + 1 + 26
 
 
-def llama(path: Path, seed: int = 1, architecture: str = "llama") -> Path:
+def llama(
+    path: Path,
+    seed: int = 1,
+    architecture: str = "llama",
+    n_head: int = N_HEAD,
+    n_head_kv: int = N_HEAD_KV,
+    n_head_dimensions: int = N_EMBD // N_HEAD,
+) -> Path:
     """Writes a Llama of two layers with a SentencePiece vocabulary of bytes and letters."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture)
@@ -24,10 +31,12 @@ def llama(path: Path, seed: int = 1, architecture: str = "llama") -> Path:
     writer.add_embedding_length(N_EMBD)
     writer.add_block_count(N_LAYER)
     writer.add_feed_forward_length(N_FF)
-    writer.add_head_count(N_HEAD)
-    writer.add_head_count_kv(N_HEAD_KV)
+    writer.add_head_count(n_head)
+    writer.add_head_count_kv(n_head_kv)
+    writer.add_key_length(n_head_dimensions)
+    writer.add_value_length(n_head_dimensions)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(N_EMBD // N_HEAD)
+    writer.add_rope_dimension_count(n_head_dimensions)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     _add_vocab(writer)
 
@@ -37,17 +46,17 @@ def llama(path: Path, seed: int = 1, architecture: str = "llama") -> Path:
     def norm(name: str) -> None:
         writer.add_tensor(name, np.ones(N_EMBD, np.float32))
 
-    n_kv = N_EMBD // N_HEAD * N_HEAD_KV
+    n_q, n_kv = n_head_dimensions * n_head, n_head_dimensions * n_head_kv
     weight("token_embd.weight", N_VOCAB, N_EMBD)
     norm("output_norm.weight")
     weight("output.weight", N_VOCAB, N_EMBD)
     for i in range(N_LAYER):
         norm(f"blk.{i}.attn_norm.weight")
         norm(f"blk.{i}.ffn_norm.weight")
-        weight(f"blk.{i}.attn_q.weight", N_EMBD, N_EMBD)
+        weight(f"blk.{i}.attn_q.weight", n_q, N_EMBD)
         weight(f"blk.{i}.attn_k.weight", n_kv, N_EMBD)
         weight(f"blk.{i}.attn_v.weight", n_kv, N_EMBD)
-        weight(f"blk.{i}.attn_output.weight", N_EMBD, N_EMBD)
+        weight(f"blk.{i}.attn_output.weight", N_EMBD, n_q)
         weight(f"blk.{i}.ffn_gate.weight", N_FF, N_EMBD)
         weight(f"blk.{i}.ffn_up.weight", N_FF, N_EMBD)
         weight(f"blk.{i}.ffn_down.weight", N_EMBD, N_FF)

@@ -101,7 +101,8 @@ def test_streamed_choices_are_whole(client: openai.OpenAI) -> None:
 
 def test_streamed_choices_are_the_whole_ones(server: ServerProcess) -> None:
     """A schema leaves one answer, whatever the model would rather say."""
-    schema = {"type": "object", "properties": {"said": {"const": "Grüß Gott 🙂"}}, "required": ["said"]}
+    schema: dict[str, Any] = {"type": "object", "properties": {"said": {"const": "Grüß Gott 🙂"}}, "required": ["said"]}
+    schema["additionalProperties"] = False
     fields: dict[str, Any] = {"n": 3, "max_tokens": 60, "temperature": 0}
     fields["response_format"] = {"type": "json_schema", "json_schema": {"name": "said", "schema": schema}}
     whole = [choice["message"]["content"] for choice in server.chat("Say hi.", **fields).json["choices"]]

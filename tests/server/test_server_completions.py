@@ -8,7 +8,8 @@ import pytest
 from openai.types import Completion
 from server_process import MODEL, ServerProcess
 
-from llama_native import Batch, Context, ContextParams, FlashAttention, Model, ModelParams
+from engine.plan import has_own_attention
+from llama_native import Batch, Context, ContextParams, FlashAttention, GgmlType, Model, ModelParams
 
 PROMPT = "The capital of France is"
 
@@ -35,9 +36,10 @@ def create(client: openai.OpenAI, prompt: object, **fields: object) -> Completio
 def log_probabilities(model: Model, tokens: list[int]) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
     """Row i: natural log probabilities of all tokens after tokens[: i + 1], by llama_native alone.
 
-    Flash attention is off, as in the server, which does not calibrate here: it rounds differently.
+    Flash attention as in the server, which does not calibrate here: it rounds differently.
     """
-    params = ContextParams(n_ctx=1024, n_batch=512, n_threads=1, flash_attention=FlashAttention.OFF)
+    attention = FlashAttention.ON if has_own_attention(model, GgmlType.F16) else FlashAttention.OFF
+    params = ContextParams(n_ctx=1024, n_batch=512, n_threads=1, flash_attention=attention)
     with Context(model, params) as context:
         batch = Batch(len(tokens))
         for position, token in enumerate(tokens):

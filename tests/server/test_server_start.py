@@ -161,9 +161,9 @@ def test_too_little_memory_for_the_context(launch: Launch) -> None:
 def test_too_little_memory_in_a_control_group(launch: Launch) -> None:
     with memory_group(1_000_000_000) as inside:
         # KV cache and scratch alone would have room beside the mapped weights, which look free but are needed.
-        sizes = {"MODEL_PARALLEL": "8", "MODEL_CONTEXT": "3072"}
+        sizes = {"MODEL_PARALLEL": "8", "MODEL_CONTEXT": "3584"}
         line = too_little_memory(launch("sh", "-c", inside, **sizes))
-        assert "takes 566 MB" in line
+        assert "takes 661 MB" in line
         assert float(line.split(", but ")[1].split(" MB were free")[0]) < 1000
         planned = launch("sh", "-c", f"{inside} plan", **sizes)
         assert planned.wait_exit() == 1
@@ -172,7 +172,7 @@ def test_too_little_memory_in_a_control_group(launch: Launch) -> None:
 
 
 def test_a_reload_where_two_workers_have_no_room(launch: Launch) -> None:
-    with memory_group(1_300_000_000) as inside:
+    with memory_group(1_100_000_000) as inside:
         server = launch("sh", "-c", inside, EMBEDDING_MODEL="none", GRACEFUL_TIMEOUT="60")
         server.wait_ready()
         plan = server.get("/v1/engine").json["plan"]

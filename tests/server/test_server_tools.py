@@ -132,8 +132,9 @@ def chunks(server: ServerProcess, **fields: Any) -> Iterator[dict[str, Any]]:
 
 
 def test_streamed_deltas_have_openais_shape(server: ServerProcess) -> None:
+    named = {"type": "function", "function": {"name": "get_weather"}}  # one with arguments
     fields: dict[str, Any] = {
-        "tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 150, "seed": 1,
+        "tools": TOOLS, "tool_choice": named, "parallel_tool_calls": False, "max_tokens": 150, "seed": 1,
     }  # fmt: skip
     whole = server.chat(QUESTION, **fields).json["choices"][0]["message"]["tool_calls"][0]
     deltas = [choice["delta"] for choice in chunks(server, **fields)]

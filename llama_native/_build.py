@@ -43,6 +43,7 @@ SOURCES = (
     "kernels/attention",
     "kernels/attention_op",
     "kernels/buffer",
+    "kernels/pages",
     "kernels/q4_1",
 )
 

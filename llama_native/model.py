@@ -61,6 +61,9 @@ class Model(Resource):
         self._handle = Handle(pointer, C.llama_model_free)
         self.packed_size = int(packed[0])
         """Bytes of weights that are packed for our own kernels."""
+        if self.packed_size:  # llama.cpp keeps what it mapped between the weights that stay as they are
+            for part in gguf.shard_paths(self.path, self.header):
+                C.lucid_forget_pages(os.fsencode(os.path.realpath(part)))
         self.vocab = Vocab(self._handle)
         """The vocabulary; it closes with the model."""
 

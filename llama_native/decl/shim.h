@@ -39,6 +39,9 @@ void lucid_release_compute_threads(void);
 bool lucid_kernels_install(void);
 struct llama_model *lucid_model_load(const char *path, const struct llama_model_params *params, bool kernels,
                                      size_t *packed);
+
+/* Gives back the memory of what is mapped of a file (its resolved path); pages that are still used come back by themselves. */
+void lucid_forget_pages(const char *path);
 struct llama_context *lucid_context_new(struct llama_model *model, const struct llama_context_params *params);
 bool lucid_synchronize(struct llama_context *ctx);
 

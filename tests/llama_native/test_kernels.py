@@ -85,6 +85,25 @@ def test_they_are_as_near_to_exact_as_llama_cpp(
     assert 0 < error < 1.05 * their_error, (error, their_error)
 
 
+def test_what_is_packed_is_not_kept_twice(chat_model_path: Path) -> None:
+    """Of the mapped file, only what is used as it is stays in memory."""
+
+    def resident() -> int:
+        """Bytes of the file's pages in this process."""
+        total, ours = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if "-" in line.split()[0]:
+                ours = line.endswith(str(chat_model_path.resolve()))
+            elif ours and line.startswith("Rss:"):
+                total += int(line.split()[1]) * 1024
+        return total
+
+    before = resident()
+    with ln.Model(chat_model_path) as model:
+        assert model.packed_size > 50_000_000
+        assert resident() - before < model.size - model.packed_size
+
+
 def test_they_are_there() -> None:
     assert ln.build_info()["kernels"]
 

@@ -49,7 +49,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--threads", type=int, default=available_cpus(), help="compute threads (all cores)")
     parser.add_argument("--slots", type=int, default=8, help="sequences on both sides (%(default)s)")
     parser.add_argument("--slot-context", type=int, default=2048, help="context tokens of a sequence (%(default)s)")
-    parser.add_argument("--flash-attention", choices=("on", "off"), default="off", help="on both sides (%(default)s)")
+    parser.add_argument("--flash-attention", choices=("on", "off"), default="on", help="on both sides (%(default)s)")
     parser.add_argument("--kv-layout", choices=("unified", "streams"), default="streams", help="both (%(default)s)")
     parser.add_argument("--workload", choices=workloads.NAMES, default="chat", help="the prompt (%(default)s)")
     parser.add_argument("--generate", type=int, default=128, help="tokens of the stream (%(default)s)")

@@ -1,7 +1,7 @@
 """Builds the cffi extension `llama_native._native` (API mode: the C compiler checks every declaration).
 
 It reads the declarations in decl/, one file per topic, and compiles them together with the C++ helpers in shim/ and the
-matrix kernels in kernels/. It knows where llama.cpp's headers and libraries are (environment variable LLAMA_PREFIX,
+kernels in kernels/. It knows where llama.cpp's headers and libraries are (environment variable LLAMA_PREFIX,
 with include/ and lib/ inside, and those of ggml's internal headers that the kernels need in include/internal/) and
 nothing else about how they were built. setup.py calls it, and chooses the C++ standard.
 """

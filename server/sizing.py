@@ -189,7 +189,7 @@ def report(sizing: Sizing, advice: list[str]) -> str:
             _size(sizing.embedding),
             "the embedding model and its largest step; documents' vectors come on top",
         ),
-        ("together", _size(sizing.total), "each worker process; weights are shared between workers where mapped"),
+        ("together", _size(sizing.total), "each worker process; mapped weights are shared between them"),
         ("free now", _size(sizing.free), "on this machine, or in this control group"),
     ]
     lines = [f"{name:10} {amount:>9}  {meaning}" for name, amount, meaning in rows]

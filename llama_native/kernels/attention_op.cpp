@@ -70,7 +70,7 @@ void keep(const state & known, float * memory, int64_t floats, int64_t i) {
     memory[i * floats + 1] = known.sum;
 }
 
-// The heads `first_head` to `first_head + sharing - 1` of the tokens [first, first + count) of a stream.
+// The heads that share one head of keys, of the tokens [first, first + count) of a stream.
 struct item {
     const attention_of & all;
     int64_t stream, key_head, first, count;

@@ -49,7 +49,7 @@ def error(found: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
 
 # One, two, three heads that share keys, and more than are computed together; dimensions of one block and of more.
 @pytest.mark.parametrize("heads", [(4, 4, 16), (4, 2, 16), (3, 1, 64), (4, 1, 32), (7, 1, 16), (2, 1, 80), (2, 2, 144)])
-def test_it_is_nearer_to_exact_than_llama_cpps(
+def test_it_is_as_near_to_exact_as_llama_cpps(
     heads: tuple[int, int, int], tmp_path: Path, make_context: MakeContext
 ) -> None:
     n_head, n_head_kv, n_head_dimensions = heads

@@ -73,7 +73,7 @@ def test_weights_in_q4_1_are_packed_unless_told_otherwise(paths: tuple[Path, Pat
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6, 7, 8, 9, 33, 67])
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_they_are_as_near_to_exact_as_llama_cpp(
+def test_they_are_nearer_to_exact_than_llama_cpps(
     ours: ln.Model, theirs: ln.Model, exact: ln.Model, make_context: MakeContext, step: int, threads: int
 ) -> None:
     """Both round what meets the weights to 8 bits; more than that must not differ."""
@@ -82,7 +82,7 @@ def test_they_are_as_near_to_exact_as_llama_cpp(
         for model in (ours, theirs, exact)
     )
     error, their_error = (np.sqrt(np.square(logits - truth).mean()) for logits in (found, reference))
-    assert 0 < error < 1.05 * their_error, (error, their_error)
+    assert 0 < error < their_error, (error, their_error)
 
 
 def test_what_is_packed_is_not_kept_twice(chat_model_path: Path) -> None:

@@ -20,8 +20,10 @@ def fill(batch: Batch, step: Step) -> tuple[list[Run], list[int], list[tuple[Run
     runs: list[Run] = []
     rows: list[int] = []
     scored: list[tuple[Run, int, int]] = []
-    parts = [(run, 0) for run in step.decode] + step.prefill
-    parts.sort(key=lambda part: part[0].sequence.id)
+    parts = [(run, 0) for run in step.decode]
+    if step.prefill:  # else they are in order
+        parts += step.prefill
+        parts.sort(key=lambda part: part[0].sequence.id)
     for run, count in parts:
         start = run.sequence.length
         if count:

@@ -22,6 +22,10 @@ class Cells:
         self._lengths = [0] * sequences
         self._free = np.arange(total - 1, -1, -1, dtype=np.int32)
         self._n_free = total
+        # The same memory, for one cell at a time: numpy's code would be out of the processor's caches after every step.
+        self._one_owner = self._owners.data
+        self._one_held = [row.data for row in self._held]
+        self._one_free = self._free.data
 
     @property
     def free(self) -> int:
@@ -47,6 +51,16 @@ class Cells:
         self._owners[new] = 1
         self._n_free -= count
         self._lengths[sequence] = length + count
+
+    def append(self, sequence: int) -> None:
+        """Give one new cell to `sequence`, which is `extend` by one, at each token of an answer."""
+        assert self._n_free > 0, "a cell wanted, none free"
+        length = self._lengths[sequence]
+        self._n_free -= 1
+        cell = self._one_free[self._n_free]
+        self._one_held[sequence][length] = cell
+        self._one_owner[cell] = 1
+        self._lengths[sequence] = length + 1
 
     def share(self, source: int, target: int, count: int) -> None:
         """Let `target`, which must be empty, hold the first `count` cells of `source` too."""

@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Final
 
-import numpy as np
-
 from engine.batching import fill
 from engine.calibration import apply, calibrate
 from engine.constraint import Constraints, MaskTable
@@ -288,7 +286,7 @@ class Engine:
         for run, row, count in scored:
             run.generation.put(prompt_logprobs(self._native, run, row, count))
         for run in step.decode:
-            self._kv.computed(run.sequence, np.array((run.token,), dtype=np.int32))
+            self._kv.computed_one(run.sequence, run.token)
         for run, count in step.prefill:
             start = run.sequence.length
             self._kv.computed(run.sequence, run.generation.request.prompt[start : start + count])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from engine.request import Request
 from engine.stops import StopMatcher
@@ -29,8 +29,7 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """What became certain at once: some text, the tokens it came from, and, in the last piece, why it ended.
 
     `text` can be empty (in the last piece). `logprobs` has one entry a token when they were asked for.
@@ -140,8 +139,10 @@ class Generation:
     def take(self, item: Item) -> Piece | None:
         """Turn an item from the inbox into the piece it completes, if it does (the consumer's side)."""
         self.timings.lap(HANDOFF)
-        with self.timings.phase(DETOKENIZE):
+        try:
             return self._take(item)
+        finally:
+            self.timings.lap(DETOKENIZE)
 
     def _take(self, item: Item) -> Piece | None:
         if self._over:  # cancelled by another thread while this one waited

@@ -38,6 +38,7 @@ SOURCES = (
     "shim/guard",
     "shim/log",
     "shim/calls",
+    "shim/maximum",
     "shim/step",
     "shim/teams",
     "kernels/attention",

@@ -24,6 +24,10 @@ CANCELLED: Final = "cancelled"
 FAILED: Final = "error"
 
 
+#: How often the histograms get the tokens of an answer under way, in seconds: several cost little more than one.
+OBSERVE_SECONDS: Final = 0.25
+
+
 class Answer:
     """The generations of one exchange. `close` must be called; it ends whatever is still under way."""
 
@@ -42,6 +46,7 @@ class Answer:
         self.ping_seconds = service.config.sse_ping_seconds or None
         self._service = service
         self._seen = [0] * len(requests)
+        self._next_look = [0.0] * len(requests)
         self._unfinished = len(requests)
         self._gone = False
         self._behind = False
@@ -106,7 +111,8 @@ class Answer:
             index, piece = taken
             if exchange.first_token_seconds is None:
                 exchange.first_token_seconds = exchange.timings.total_seconds
-            self._observe(index)
+            if clock() > self._next_look[index]:
+                self._observe(index)
             if exchange.answered is not None:
                 exchange.answered.setdefault(index, []).append(piece.text)
             if piece.finish_reason:
@@ -150,6 +156,7 @@ class Answer:
         """Count the tokens that request `index` has got since the last call."""
         course = self._group.generations[index].course
         self._seen[index] = self._service.metrics.observe_tokens(course, self._seen[index])
+        self._next_look[index] = clock() + OBSERVE_SECONDS
 
     def _on_gone(self) -> None:
         self._gone = True

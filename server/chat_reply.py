@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -16,7 +16,7 @@ from server import sse
 from server.answer import Answer
 from server.errors import ErrorBody
 from server.message import MessageReader
-from server.schema.answer import ChatChoice, ChatCompletion, ChatLogprobs, TimingsBody, TokenLogprob, Usage
+from server.schema.answer import ChatChoice, ChatCompletion, ChatLogprobs, Delta, TimingsBody, TokenLogprob, Usage
 from server.schema.knowledge import Citation
 
 
@@ -84,12 +84,17 @@ class ChatReply:
         return ()
 
     def events(self, index: int, piece: Piece) -> Iterable[bytes]:
-        """Yield the chunks of a piece: the role before a choice's first, the finish_reason behind its last."""
-        if index not in self._begun:
+        """Return the chunks of a piece: the role before a choice's first, the finish_reason behind its last."""
+        begins, reason = index not in self._begun, piece.finish_reason
+        delta = self._readers[index].feed(piece)
+        if not begins and reason is None and piece.logprobs is None and (text := delta.only_content) is not None:
+            return (self._renderer.content(index, text),)
+        return self._chunks(index, piece, delta, begins, reason)
+
+    def _chunks(self, index: int, piece: Piece, delta: Delta, begins: bool, reason: str | None) -> Iterator[bytes]:
+        if begins:
             self._begun.add(index)
             yield self._renderer.role(index)
-        reason, reader = piece.finish_reason, self._readers[index]
-        delta = reader.feed(piece)
         if delta or piece.logprobs:
             logprobs = None if piece.logprobs is None else ChatLogprobs(self._entries(piece))
             for part in delta.parts():

@@ -9,11 +9,10 @@ stream gets comments, so that proxies keep it open; the slot is given back whate
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Final, Protocol
 
 from werkzeug.wrappers import Response
-from werkzeug.wsgi import ClosingIterator
 
 from engine import WRITE, Piece
 from server.answer import FAILED, Answer
@@ -63,29 +62,47 @@ def send(answer: Answer, reply: Reply, *, stream: bool) -> Response:
         raise
     answer.exchange.status = 200
     return Response(
-        ClosingIterator(_stream(answer, reply, first), [answer.close, answer.exchange.finish]),
+        _EventStream(_stream(answer, reply, first), answer),
         headers=HEADERS,
         content_type=CONTENT_TYPE,
         direct_passthrough=True,
     )
 
 
-def _stream(answer: Answer, reply: Reply, taken: tuple[int, Piece] | None) -> Iterator[bytes]:
+class _EventStream:
+    """The events as a WSGI server takes and closes them; each passes through nothing but their generator."""
+
+    def __init__(self, events: Generator[bytes, None, None], answer: Answer) -> None:
+        self._events = events
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._events
+
+    def close(self) -> None:
+        """Give back what the answer holds, also where no event was asked for."""
+        try:
+            self._events.close()
+        finally:
+            self._answer.close()
+            self._answer.exchange.finish()
+
+
+def _stream(answer: Answer, reply: Reply, taken: tuple[int, Piece] | None) -> Generator[bytes, None, None]:
     """Yield the events. `taken` is the first piece, None if it did not come in time.
 
     gunicorn writes each to the client before it asks for the next, so the time at a `yield` is the time of the write.
     """
     exchange = answer.exchange
-
-    def written(events: Iterable[bytes]) -> Iterator[bytes]:
-        for data in events:
-            yield data
-            exchange.timings.lap(WRITE)
-
+    timings = exchange.timings
     try:
-        yield from written(reply.begin())
+        for data in reply.begin():
+            yield data
+            timings.lap(WRITE)
         while True:
-            yield from written((PING,) if taken is None else reply.events(*taken))
+            for data in (PING,) if taken is None else reply.events(*taken):
+                yield data
+                timings.lap(WRITE)
             if answer.over:
                 return
             taken = answer.next(answer.ping_seconds)

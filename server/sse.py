@@ -28,6 +28,7 @@ class ChunkRenderer:
         self._head = b"data: " + _encode(head)[:-1] + b',"choices":['
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._rest = b',"finish_reason":null}]' + self._tail
+        self._after_content = b'},"logprobs":null' + self._rest
         self._include_usage = include_usage
 
     def role(self, index: int) -> bytes:
@@ -37,6 +38,10 @@ class ChunkRenderer:
     def delta(self, index: int, delta: Delta, logprobs: ChatLogprobs | None = None) -> bytes:
         """A chunk with what comes next in a choice's message."""
         return self._start(index, delta) + (b"null" if logprobs is None else _encode(logprobs)) + self._rest
+
+    def content(self, index: int, text: str) -> bytes:
+        """A chunk with text: `delta` for what nearly every token brings."""
+        return self._head + b'{"index":%d,"delta":{"content":' % index + _encode(text) + self._after_content
 
     def finish(self, index: int, finish_reason: str) -> bytes:
         """The end of a choice, while others go on."""

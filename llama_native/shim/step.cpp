@@ -11,6 +11,7 @@
 
 #include "../kernels/attention_op.hpp"
 #include "guard.hpp"
+#include "maximum.hpp"
 
 using lucid::guarded;
 
@@ -65,28 +66,6 @@ int32_t check_batch(const llama_batch & batch, const lucid_limits & limits) {
     return 0;
 }
 
-// The largest of n numbers; NaN if one of them is NaN or +inf.
-float maximum(const float * x, int32_t n) {
-    constexpr int32_t LANES = 16;  // independent maxima, so that the compiler can use vector registers
-    float best[LANES];
-    float bad[LANES];
-    std::fill(best, best + LANES, -INFINITY);
-    std::fill(bad, bad + LANES, 0.0f);
-    int32_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        for (int32_t j = 0; j < LANES; ++j) {
-            const float value = x[i + j];
-            best[j] = value > best[j] ? value : best[j];
-            bad[j] = value < INFINITY ? bad[j] : 1.0f;
-        }
-    }
-    for (; i < n; ++i) {
-        best[0] = x[i] > best[0] ? x[i] : best[0];
-        bad[0] = x[i] < INFINITY ? bad[0] : 1.0f;
-    }
-    return *std::max_element(bad, bad + LANES) != 0.0f ? NAN : *std::max_element(best, best + LANES);
-}
-
 // Bit t of a mask says whether token t may be chosen: bit t % 32 of word t / 32. Calls f with each allowed token.
 template <typename F> void for_each_allowed(const uint32_t * mask, int32_t n_vocab, F f) {
     for (int32_t base = 0; base < n_vocab; base += 32) {
@@ -106,7 +85,7 @@ int32_t argmax(const float * x, int32_t n) {
     float top = -INFINITY;
     int32_t where = -1;
     for (int32_t start = 0; start < n; start += BLOCK) {
-        const float value = maximum(x + start, std::min(BLOCK, n - start));
+        const float value = lucid::maximum(x + start, std::min(BLOCK, n - start));
         if (std::isnan(value)) {
             return -1;
         }

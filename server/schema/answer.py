@@ -191,6 +191,13 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     def __bool__(self) -> bool:
         return self != NOTHING
 
+    @property
+    def only_content(self) -> str | None:
+        """The content, if that is all there is."""
+        if self.role is None and self.reasoning_content is None and self.tool_calls is None:
+            return self.content
+        return None
+
     def parts(self) -> Iterable[Delta]:
         """Yield it as chunks have it: arguments of a call that begins here come in a chunk behind its beginning."""
         if not any(call.id and call.function.arguments for call in self.tool_calls or ()):

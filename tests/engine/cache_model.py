@@ -85,6 +85,11 @@ class CacheModel:
         self._tokens[sequence.id] += tokens.tolist()
         self._cells[sequence.id] += [next(self._new_cell) for _ in range(tokens.size)]
 
+    def computed_one(self, sequence: Sequence, token: int) -> None:
+        assert self._busy[sequence.id]
+        self._tokens[sequence.id].append(token)
+        self._cells[sequence.id].append(next(self._new_cell))
+
     def release(self, sequence: Sequence) -> None:
         self._busy[sequence.id] = False
         self._used[sequence.id] = next(self._clock)
@@ -136,10 +141,10 @@ def watch(engine: Engine) -> CacheModel:
         return found
 
     def both(change: Callable[..., None], repeat: Callable[..., None]) -> Callable[..., None]:
-        def watched(sequence: Sequence, *rest: Tokens) -> None:
+        def watched(sequence: Sequence, *rest: Tokens | int) -> None:
             change(sequence, *rest)
             repeat(sequence, *rest)
-            if repeat != model.computed:  # llama.cpp computed the others of the step already
+            if repeat not in (model.computed, model.computed_one):  # llama.cpp computed the others of the step already
                 model.compare()
 
         return watched
@@ -150,6 +155,6 @@ def watch(engine: Engine) -> CacheModel:
 
     engine._step = watched_step  # type: ignore[method-assign]
     kv.place, kv.occupy, kv.make_room = watched_place, watched_occupy, watched_make_room  # type: ignore[method-assign]
-    for name in ("computed", "release", "discard"):
+    for name in ("computed", "computed_one", "release", "discard"):
         setattr(kv, name, both(getattr(kv, name), getattr(model, name)))
     return model

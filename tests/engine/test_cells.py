@@ -17,11 +17,14 @@ def test_any_mix_of_operations_keeps_the_books(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(0, 40))):
         one = data.draw(st.integers(0, SEQUENCES - 1))
         other = data.draw(st.integers(0, SEQUENCES - 1))
-        match data.draw(st.sampled_from(["extend", "share", "cut"])):
+        match data.draw(st.sampled_from(["extend", "append", "share", "cut"])):
             case "extend":
                 count = data.draw(st.integers(0, min(cells.free, CONTEXT - len(model[one]))))
                 cells.extend(one, count)
                 model[one] += [object() for _ in range(count)]
+            case "append" if cells.free and len(model[one]) < CONTEXT:
+                cells.append(one)
+                model[one].append(object())
             case "share" if one != other:
                 count = data.draw(st.integers(0, len(model[one])))
                 cells.cut(other, 0)

@@ -2,12 +2,13 @@
 
 Work = prefill of the prompt tokens that were computed, each prompt at its own size behind what was cached, and the
 tokens put out at the decode rate of that many sequences at the workload's depth. Every combination of flash attention
-and KV layout is measured; the ceiling is the fastest single one, as a server must run with one. There are two of them:
-with the kernels that the server ran with, and with llama.cpp's own.
+and KV layout is measured, twice: with the kernels that the server ran with, and with llama.cpp's own. The ceiling is
+the single combination that was fastest over all rounds, as a server must run with one.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -31,14 +32,22 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """The ceilings of one result.
+    """The ceilings of one result, one for each combination of settings.
 
-    `own`: with the kernels that our server ran with; its bar is about this one. `llama_cpp`: with llama.cpp's, which is
+    `own`: with the kernels that our server ran with; its bar is about these. `llama_cpp`: with llama.cpp's, which is
     the most that the same work allows a server without our kernels. Both are one with MODEL_KERNELS=off.
     """
 
-    own: Ceiling
-    llama_cpp: Ceiling
+    own: tuple[Ceiling, ...]
+    llama_cpp: tuple[Ceiling, ...]
+
+
+def fastest(rounds: Sequence[Sequence[Ceiling]]) -> list[Ceiling]:
+    """Of the combinations, which every round has in the same order, the one with the highest median rate, by round.
+
+    The fastest of each round would be the luckiest: on a host whose speed varies it lies above what any one allows.
+    """
+    return list(max(zip(*rounds, strict=True), key=lambda each: statistics.median(it.output_rate for it in each)))
 
 
 def operating_point(answers: Sequence[Answer], sequences: int, shared: bool) -> Point:
@@ -70,33 +79,34 @@ def work_seconds(answers: Sequence[Answer], rates: Rates) -> float:
     return float(np.sum(seconds)) + sum(answer.completion_tokens for answer in good) / rates.decode_rate
 
 
-def ceiling(answers: Sequence[Answer], settings: NativeSettings, sequences: int, shared: bool) -> Ceiling:
-    """Measure the rates at the answers' operating point and compute their ceiling."""
+def settings_ceilings(
+    answers: Sequence[Answer], settings: NativeSettings, sequences: int, shared: bool
+) -> tuple[Ceiling, ...]:
+    """Measure the rates at the answers' operating point with each combination of settings; compute their ceilings."""
     point = operating_point(answers, sequences, shared)
     good = [answer for answer in answers if answer.error is None]
     computed = sum(_computed(answer) for answer in good)
     tokens = sum(answer.completion_tokens for answer in good)
     layouts = (False, True) if shared and sequences > 1 else (False,)
-    best: Ceiling | None = None
+    found = []
     for flash_attention in ("off", "on"):
         for unified in layouts:
             rates = measure_apart(replace(settings, flash_attention=flash_attention, kv_unified=unified), point)
             seconds = work_seconds(good, rates)
-            found = Ceiling(
-                tokens / seconds,
-                computed,
-                computed / (seconds - tokens / rates.decode_rate),
-                rates.decode_rate,
-                f"flash attention {flash_attention}, {'unified' if unified else 'streams'}",
+            found.append(
+                Ceiling(
+                    tokens / seconds,
+                    computed,
+                    computed / (seconds - tokens / rates.decode_rate),
+                    rates.decode_rate,
+                    f"flash attention {flash_attention}, {'unified' if unified else 'streams'}",
+                )
             )
-            if best is None or found.output_rate > best.output_rate:
-                best = found
-    assert best is not None
-    return best
+    return tuple(found)
 
 
 def ceilings(answers: Sequence[Answer], settings: NativeSettings, sequences: int, shared: bool) -> Ceilings:
-    """`ceiling` with the kernels of `settings`, and with llama.cpp's."""
-    own = ceiling(answers, settings, sequences, shared)
-    plain = ceiling(answers, replace(settings, kernels=False), sequences, shared) if settings.kernels else own
-    return Ceilings(own, plain)
+    """`settings_ceilings` with the kernels of `settings`, and with llama.cpp's."""
+    own = settings_ceilings(answers, settings, sequences, shared)
+    plain = replace(settings, kernels=False)
+    return Ceilings(own, settings_ceilings(answers, plain, sequences, shared) if settings.kernels else own)

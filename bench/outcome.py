@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import bars
 from bench.bars import CEILING_BAR, OURS, CrowdVerdict, Scenario, StepVerdict, Verdict, verdict
-from bench.ceiling import Ceiling, Ceilings
+from bench.ceiling import Ceiling, Ceilings, fastest
 from bench.http import HEADER, notes, row
 from bench.report import table
 from bench.servers import Peer
@@ -42,6 +42,14 @@ class Outcome:
         """Those measured, in their order."""
         return list(dict.fromkeys(scenario for scenario, _ in self.summaries))
 
+    def own(self, scenario: Scenario) -> list[Ceiling]:
+        """The ceiling with our server's kernels, by round."""
+        return fastest([each.own for each in self.ceilings[scenario]])
+
+    def llama_cpp(self, scenario: Scenario) -> list[Ceiling]:
+        """The ceiling with llama.cpp's kernels, by round."""
+        return fastest([each.llama_cpp for each in self.ceilings[scenario]])
+
     def _ratio(self, scenario: Scenario, bounds: Sequence[Ceiling]) -> float:
         answered = (summary for summary in self.summaries[scenario, OURS] if summary.errors < summary.requests)
         pairs = zip(answered, bounds, strict=True)
@@ -49,11 +57,11 @@ class Outcome:
 
     def share(self, scenario: Scenario) -> float:
         """Median over the rounds of our output rate / the ceiling with our server's kernels: it has a bar."""
-        return self._ratio(scenario, [each.own for each in self.ceilings[scenario]])
+        return self._ratio(scenario, self.own(scenario))
 
     def share_of_llama_cpp(self, scenario: Scenario) -> float:
         """The same of the ceiling with llama.cpp's kernels: it is reported."""
-        return self._ratio(scenario, [each.llama_cpp for each in self.ceilings[scenario]])
+        return self._ratio(scenario, self.llama_cpp(scenario))
 
     def verdicts(self) -> list[Verdict]:
         """Ours against the others."""
@@ -68,9 +76,9 @@ class Outcome:
                 peer.step_seconds,
                 self.summaries[scenario, peer.name],
                 self.summaries[scenario, OURS],
-                [min(scenario.clients, self.slots) / bound.own.decode_rate for bound in bounds],
+                [min(scenario.clients, self.slots) / bound.decode_rate for bound in self.own(scenario)],
             )
-            for scenario, bounds in self.ceilings.items()
+            for scenario in self.ceilings
             for peer in self.peers
             if peer.step_seconds is not None
         ]
@@ -195,13 +203,16 @@ def _ratio_table(outcome: Outcome, markdown: bool) -> str:
 
 
 def _ceiling_row(outcome: Outcome, scenario: Scenario) -> list[object]:
-    rounds = sorted(outcome.ceilings[scenario], key=lambda it: it.own.output_rate)
-    found = rounds[(len(rounds) - 1) // 2]
+    found, plain_found = (_median(each) for each in (outcome.own(scenario), outcome.llama_cpp(scenario)))
     share = outcome.share(scenario)
-    name = f"{scenario} ({found.own.setting})"
-    rates = (found.own.prefill_rate, found.own.decode_rate, found.own.output_rate)
-    plain = (found.llama_cpp.output_rate, outcome.share_of_llama_cpp(scenario))
+    name = f"{scenario} ({found.setting})"
+    rates = (found.prefill_rate, found.decode_rate, found.output_rate)
+    plain = (plain_found.output_rate, outcome.share_of_llama_cpp(scenario))
     return [name, *rates, share, f">= {CEILING_BAR}", verdict(share >= CEILING_BAR), *plain]
+
+
+def _median(rounds: Sequence[Ceiling]) -> Ceiling:
+    return sorted(rounds, key=lambda it: it.output_rate)[(len(rounds) - 1) // 2]
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
@@ -215,9 +226,9 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             for summary in each
         ],
         "ceilings": [
-            {"scenario": str(scenario), **asdict(each)}
+            {"scenario": str(scenario), **asdict(each), "counted": counted.setting, "counted_llama_cpp": plain.setting}
             for scenario, rounds in outcome.ceilings.items()
-            for each in rounds
+            for each, counted, plain in zip(rounds, outcome.own(scenario), outcome.llama_cpp(scenario), strict=True)
         ],
         "bars": [
             {

@@ -11,7 +11,7 @@ import pytest
 
 from bench import bars
 from bench.bars import Scenario
-from bench.ceiling import Ceiling, Ceilings, operating_point, work_seconds
+from bench.ceiling import Ceiling, Ceilings, fastest, operating_point, work_seconds
 from bench.client import Run
 from bench.http import notes
 from bench.outcome import Outcome, as_json, show
@@ -169,12 +169,14 @@ def test_the_bar_is_about_the_ceiling_with_the_servers_own_kernels(capsys: pytes
     scenario = Scenario("chat", 8)
     own, plain = Ceiling(100.0, 80, 300.0, 150.0, "flash attention off, streams"), Ceiling(60.0, 80, 110.0, 70.0, "")
     for rate, missed in ((95.0, False), (92.0, True)):
-        outcome = Outcome([], [], 8, {(scenario, bars.OURS): [summary(rate)]}, {scenario: [Ceilings(own, plain)]})
+        rounds = {scenario: [Ceilings((own,), (plain,))]}
+        outcome = Outcome([], [], 8, {(scenario, bars.OURS): [summary(rate)]}, rounds)
         assert outcome.share(scenario) == pytest.approx(rate / 100)
         assert outcome.share_of_llama_cpp(scenario) == pytest.approx(rate / 60)
         assert outcome.failed() == missed
     (found,) = as_json(outcome)["ceilings"]
-    assert (found["own"]["output_rate"], found["llama_cpp"]["output_rate"]) == (100, 60)
+    assert (found["own"][0]["output_rate"], found["llama_cpp"][0]["output_rate"]) == (100, 60)
+    assert found["counted"] == own.setting
     show(outcome, markdown=True)
     header, row = (
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -184,3 +186,12 @@ def test_the_bar_is_about_the_ceiling_with_the_servers_own_kernels(capsys: pytes
     shown = dict(zip(header, row, strict=True))
     assert (shown["ceiling tok/s"], shown["ours / ceiling"]) == ("100", "0.92")
     assert (shown["with llama.cpp's kernels: ceiling tok/s"], shown["ours / that"]) == ("60", "1.53")
+
+
+def test_one_combination_of_settings_is_the_ceiling_of_all_rounds() -> None:
+    """Not the luckiest of each: no server can run with two."""
+    on, off = (
+        [Ceiling(rate, 80, 300.0, 150.0, f"flash attention {name}") for rate in rates]
+        for name, rates in (("on", (100.0, 90.0, 110.0)), ("off", (95.0, 120.0, 70.0)))
+    )
+    assert fastest(list(zip(off, on, strict=True))) == on

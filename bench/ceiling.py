@@ -34,8 +34,8 @@ class Ceiling:
 class Ceilings:
     """The ceilings of one result, one for each combination of settings.
 
-    `own`: with the kernels that our server ran with; its bar is about these. `llama_cpp`: with llama.cpp's, which is
-    the most that the same work allows a server without our kernels. Both are one with MODEL_KERNELS=off.
+    `own`: with the kernels that our server ran with; its bar is about the `fastest`. `llama_cpp`: with llama.cpp's,
+    which is the most that the same work allows a server without our kernels. Both are one with MODEL_KERNELS=off.
     """
 
     own: tuple[Ceiling, ...]

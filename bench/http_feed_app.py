@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from gunicorn.dirty import DirtyApp, get_dirty_client
 
-from server.schema.answer import Delta
 from server.sse import DONE, ChunkRenderer
 
 SELF: Final = "bench.http_feed_app:Chunks"
@@ -26,7 +25,7 @@ def chunks(count: int, pause: float) -> Iterator[bytes]:
     for _ in range(count):
         if pause:
             time.sleep(pause)
-        yield renderer.delta(0, Delta(content=" token"))
+        yield renderer.content(0, " token")
     yield DONE
 
 

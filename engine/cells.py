@@ -22,7 +22,7 @@ class Cells:
         self._lengths = [0] * sequences
         self._free = np.arange(total - 1, -1, -1, dtype=np.int32)
         self._n_free = total
-        # The same memory, for one cell at a time: numpy's code would be out of the processor's caches after every step.
+        # The same memory for one cell at a time: numpy's code is out of the processor's caches after a step.
         self._one_owner = self._owners.data
         self._one_held = [row.data for row in self._held]
         self._one_free = self._free.data

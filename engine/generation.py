@@ -29,7 +29,7 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...]
 
 
-class Piece(NamedTuple):
+class Piece(NamedTuple):  # not a frozen dataclass: one is made for nearly every token, at a third of the cost
     """What became certain at once: some text, the tokens it came from, and, in the last piece, why it ended.
 
     `text` can be empty (in the last piece). `logprobs` has one entry a token when they were asked for.
@@ -139,7 +139,7 @@ class Generation:
     def take(self, item: Item) -> Piece | None:
         """Turn an item from the inbox into the piece it completes, if it does (the consumer's side)."""
         self.timings.lap(HANDOFF)
-        try:
+        try:  # `Timings.phase` would be a generator for every token
             return self._take(item)
         finally:
             self.timings.lap(DETOKENIZE)

@@ -35,14 +35,14 @@ WORTH_COPYING: Final = 16
 class Sequence:
     """One sequence of the KV cache. `tokens[:length]` are computed, up to `expected` more are being computed now."""
 
-    __slots__ = ("busy", "each_token", "expected", "id", "last_used", "length", "tokens")
+    __slots__ = ("busy", "expected", "id", "last_used", "length", "one_token", "tokens")
 
     def __init__(self, sequence_id: int, context: int) -> None:
         self.id = sequence_id
         #: Token ids by position, int32, shape (context,).
         self.tokens: Tokens = np.zeros(context, dtype=np.int32)
-        #: The same memory, for one token at a time.
-        self.each_token = self.tokens.data
+        #: The same memory as `tokens`, for one at a time: see `Cells`.
+        self.one_token = self.tokens.data
         #: How many of them are in the cache.
         self.length = 0
         #: Known tokens: `length`, or the whole prompt while it is being prefilled.
@@ -150,7 +150,7 @@ class KVCache:
 
     def computed_one(self, sequence: Sequence, token: int) -> None:
         """Note that `token` was computed after what `sequence` held: `computed` for the steps of an answer."""
-        sequence.each_token[sequence.length] = token
+        sequence.one_token[sequence.length] = token
         self.cells.append(sequence.id)
         sequence.length += 1
         if sequence.expected < sequence.length:

@@ -60,7 +60,8 @@ QUEUE: Final = 3
 #: Most prompt tokens in a step, unless calibration finds that fewer are as fast.
 LARGEST_CHUNK: Final = 512
 
-#: Most prompt tokens in a step whose log probabilities are wanted. Each takes a row of logits (demo model: 0.2 MB).
+#: Most prompt tokens in a step whose log probabilities are wanted, beside one of each prompt. Each takes a row of
+#: logits (demo model: 0.2 MB).
 SCORED_TOKENS: Final = 32
 
 GPUS: Final = (DeviceType.GPU, DeviceType.IGPU)

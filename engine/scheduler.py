@@ -112,14 +112,14 @@ class Scheduler:
         """Fill the next step: every stream's token, then prompts, those due first, within the step's time.
 
         With a stream of cells for each sequence, llama.cpp computes one row of each of neighbouring sequences together
-        and what more they have afterwards. So every prompt gets one token in each step, lest its sequence be a gap that
-        splits the others, and pieces of prompts come on top of that.
+        and what more they have afterwards. So beside streams every prompt gets one token in each step, lest its
+        sequence be a gap that splits them, and pieces of prompts come on top of that.
         """
         step = Step()
         step.decode = sorted((run for run in self.running if not run.prefilling), key=_sequence_id)
         prefilling = sorted((run for run in self.running if run.prefilling), key=self._due)
         if prefilling:
-            row = 0 if self._kv.unified or len(self.running) == 1 else 1
+            row = 1 if step.decode and not self._kv.unified else 0
             room = self._max_batch - len(step.decode) - row * len(prefilling)
             budget = min(self._pace.chunk(len(step.decode)), room)
             scored = SCORED_TOKENS

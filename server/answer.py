@@ -23,7 +23,6 @@ CANCELLED: Final = "cancelled"
 #: The same of one that an error ended after it had been accepted.
 FAILED: Final = "error"
 
-
 #: How often the histograms get the tokens of an answer under way, in seconds: several cost little more than one.
 OBSERVE_SECONDS: Final = 0.25
 
@@ -111,7 +110,7 @@ class Answer:
             index, piece = taken
             if exchange.first_token_seconds is None:
                 exchange.first_token_seconds = exchange.timings.total_seconds
-            if clock() > self._next_look[index]:
+            if piece.finish_reason or clock() > self._next_look[index]:
                 self._observe(index)
             if exchange.answered is not None:
                 exchange.answered.setdefault(index, []).append(piece.text)

@@ -85,16 +85,20 @@ class ChatReply:
 
     def events(self, index: int, piece: Piece) -> Iterable[bytes]:
         """Return the chunks of a piece: the role before a choice's first, the finish_reason behind its last."""
-        begins, reason = index not in self._begun, piece.finish_reason
+        if index not in self._begun:
+            return self._first(index, piece)
         delta = self._readers[index].feed(piece)
-        if not begins and reason is None and piece.logprobs is None and (text := delta.only_content) is not None:
+        if piece.finish_reason is None and piece.logprobs is None and (text := delta.only_content) is not None:
             return (self._renderer.content(index, text),)
-        return self._chunks(index, piece, delta, begins, reason)
+        return self._chunks(index, piece, delta)
 
-    def _chunks(self, index: int, piece: Piece, delta: Delta, begins: bool, reason: str | None) -> Iterator[bytes]:
-        if begins:
-            self._begun.add(index)
-            yield self._renderer.role(index)
+    def _first(self, index: int, piece: Piece) -> Iterator[bytes]:
+        self._begun.add(index)
+        yield self._renderer.role(index)
+        yield from self._chunks(index, piece, self._readers[index].feed(piece))
+
+    def _chunks(self, index: int, piece: Piece, delta: Delta) -> Iterator[bytes]:
+        reason = piece.finish_reason
         if delta or piece.logprobs:
             logprobs = None if piece.logprobs is None else ChatLogprobs(self._entries(piece))
             for part in delta.parts():

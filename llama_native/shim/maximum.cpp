@@ -14,14 +14,16 @@ namespace lucid {
 namespace {
 
 float one_by_one(const float * x, int32_t n) {
-    float best = -INFINITY;
+    constexpr int32_t lanes = 16;  // independent maxima, which compilers can keep in registers of any processor
+    float best[lanes];
+    bool bad[lanes] = {};
+    std::fill(best, best + lanes, -INFINITY);
     for (int32_t i = 0; i < n; i++) {
-        if (!(x[i] < INFINITY)) {
-            return NAN;
-        }
-        best = std::max(best, x[i]);
+        const int32_t lane = i % lanes;
+        best[lane] = x[i] > best[lane] ? x[i] : best[lane];
+        bad[lane] |= !(x[i] < INFINITY);
     }
-    return best;
+    return std::find(bad, bad + lanes, true) != bad + lanes ? NAN : *std::max_element(best, best + lanes);
 }
 
 #if defined(__x86_64__)

@@ -74,6 +74,11 @@ def test_no_waiting_prompt_leaves_a_gap_between_streams(scheduler: MakeScheduler
     assert pieces(scheduler(None, 300, 400, None, 400, None)) == {1: CHUNK + 1, 2: 1, 4: 1}
 
 
+def test_without_streams_there_are_no_gaps(scheduler: MakeScheduler) -> None:
+    """A row costs more than a token of a piece, so a prompt gets none that nobody needs."""
+    assert pieces(scheduler(300, 400, 400)) == {0: CHUNK}
+
+
 def test_with_shared_cells_there_are_no_gaps(scheduler: MakeScheduler) -> None:
     assert pieces(scheduler(None, 300, 400, None, unified=True)) == {1: CHUNK}
 
@@ -91,8 +96,10 @@ def test_a_long_prompt_gives_way_only_to_what_is_due_before_it(scheduler: MakeSc
 
 
 def test_a_step_is_never_larger_than_a_batch(scheduler: MakeScheduler) -> None:
-    step = scheduler(*[400] * 8).plan()
-    assert len(step.decode) + step.prefill_tokens == CHUNK + 8
+    made = scheduler(None, *[400] * 6, None)
+    made._max_batch = CHUNK
+    step = made.plan()
+    assert len(step.decode) + step.prefill_tokens <= CHUNK
 
 
 def test_the_time_that_one_prompt_takes_too_much_is_not_given_to_another(scheduler: MakeScheduler) -> None:
@@ -107,3 +114,7 @@ def test_a_scored_prompt_leaves_the_others_what_it_cannot_use(scheduler: MakeSch
     found = pieces(made)
     assert found[1] == SCORED_TOKENS
     assert found[2] == GRAIN + 1
+
+
+def test_scored_prompts_share_what_a_step_can_score_and_leave_no_gap(scheduler: MakeScheduler) -> None:
+    assert pieces(scheduler(None, 300, 300, None, scored=(1, 2))) == {1: SCORED_TOKENS, 2: 1}

@@ -113,7 +113,9 @@ def test_metrics_and_health_answer_while_every_worker_streams(launch: Callable[.
     assert third.error["code"] == "too_many_requests"
     assert third.headers["Retry-After"] == "1"
     eventually(lambda: server.metric("lucid_requests_rejected_total", reason="too_many_requests") == 1, "it is counted")
-    assert server.metric("token_creation_duration_count") > 0  # while they still run
+    seen = server.metric("token_creation_duration_count")
+    eventually(lambda: server.metric("token_creation_duration_count") > seen + 2, "tokens count while they are made")
+    assert server.metric("lucid_requests_running", instance_label='a "b"') == 2
     for sock in streams:
         sock.close()
     eventually(lambda: server.chat("One more", max_tokens=1).status == 200, "there is room again")

@@ -3,6 +3,8 @@
 import json
 import time
 
+import pytest
+
 from server.schema.answer import ChatLogprobs, Delta, TokenLogprob, TopLogprob
 from server.sse import ChunkRenderer
 
@@ -40,10 +42,18 @@ def test_a_chunk_with_logprobs() -> None:
     assert choices == [{"index": 3, "delta": {"content": "a"}, "logprobs": logprobs, "finish_reason": None}]
 
 
+@pytest.mark.parametrize("include_usage", [False, True])
+@pytest.mark.parametrize("text", ["a", ' "\\\n\u2028é', "{}"])
+def test_a_chunk_of_text_is_the_same_in_short(text: str, include_usage: bool) -> None:
+    renderer = ChunkRenderer("chatcmpl-1", 5, "m", include_usage=include_usage)
+    for index in (0, 3):
+        assert renderer.content(index, text) == renderer.delta(index, Delta(content=text))
+
+
 def test_what_a_chunk_costs() -> None:
     """Prints the cost; asserts only that a chunk costs no more than encoding it whole would."""
     renderer = ChunkRenderer("chatcmpl-0123456789abcdef0123456789abcdef", 1, "rusty_llm", include_usage=False)
-    whole = data(renderer.delta(0, Delta(content=" token")))
+    whole = data(renderer.content(0, " token"))
     rounds = 20_000
 
     def seconds(render: object) -> float:
@@ -56,7 +66,7 @@ def test_what_a_chunk_costs() -> None:
             best = min(best, time.perf_counter() - begin)
         return best / rounds
 
-    rendered = seconds(lambda: renderer.delta(0, Delta(content=" token")))
+    rendered = seconds(lambda: renderer.content(0, " token"))
     encoded = seconds(lambda: b"data: " + json.dumps(whole).encode() + b"\n\n")
     print(f"\none chunk: {rendered * 1e6:.2f} us; encoded whole: {encoded * 1e6:.2f} us")
     assert rendered < encoded

@@ -44,6 +44,7 @@ SOURCES = (
     "kernels/attention",
     "kernels/attention_op",
     "kernels/buffer",
+    "kernels/huge_pages",
     "kernels/pages",
     "kernels/q4_1",
 )

@@ -15,6 +15,7 @@ from llama_native.ffi import C, ffi, text
 log.sync_level()
 C.ggml_backend_load_all()
 C.llama_backend_init()
+C.lucid_huge_pages_install()
 _KERNELS = bool(C.lucid_kernels_install())
 
 

@@ -34,6 +34,9 @@ bool lucid_abort_requested(void *flag);
 /* Ends the compute threads that OpenMP keeps for the calling thread; the next computation makes new ones. */
 void lucid_release_compute_threads(void);
 
+/* From now on, large buffers in main memory ask the system for huge pages. */
+void lucid_huge_pages_install(void);
+
 /* Our own kernels (llama_native/kernels/). Install them before the first model is loaded; false: this processor lacks the
  * instructions. `kernels`: this model may use them; `packed` becomes the bytes of weights that they took. */
 bool lucid_kernels_install(void);

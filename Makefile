@@ -72,6 +72,7 @@ audit: $(STAMPS)/packages  ## ask PyPI for known vulnerabilities of the locked p
 
 clean:  ## remove what was made in this folder, except the models; the user's cache stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf tests/*/node/node_modules vendor/llama.cpp/source
 	rm -f llama_native/_native.c llama_native/*.so llama_native/*.o llama_native/shim/*.o llama_native/kernels/*.o
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -129,7 +129,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         action="append",
         metavar="FLAGS",
         help="hand-tuned: llama-server with these flags, after NAME=VALUE of its environment (repeatable; default: "
-        + ", ".join(f"'{flags}'" for flags in servers.TUNED),
+        + ", ".join(f"'{flags}'" for flags in servers.TUNED)
+        + ")",
     )
     parser.add_argument(
         "--tuned-variants",

@@ -35,6 +35,10 @@ ANSWER_TOKENS: Final = 64
 #: cache, and gains with short contexts what it loses with long ones, so that a near tie has no other side to take.
 ATTENTION_MARGIN: Final = 0.02
 
+#: The unified layout is taken if it is faster by more than this: in streams, our kernels give answers that are the same
+#: bits in any company.
+LAYOUT_MARGIN: Final = 0.02
+
 #: Other numbers of threads are taken if they are faster by more than this; less is noise.
 THREADS_MARGIN: Final = 0.02
 
@@ -131,18 +135,30 @@ def calibrate(
     except LlamaError as error:
         log.warning("this host cannot be measured (%s); defaults are used", error)
         return None
-    best = min(candidates, key=_cost)
+    disturbed = (share := others.share()) > DISTURBED
+    best = choose(candidates, plan, disturbed)
     result = Calibration(best, tuple(candidates), clock() - begin, cached=False)
     for item in candidates:
         log.info("%s%s", item, " (chosen)" if item is best else "")
-    if (share := others.share()) > DISTURBED:
+    if disturbed:
         log.warning(
-            "other work took %.0f%% of the processors meanwhile; the choice is used now and measured again next time",
+            "other work took %.0f%% of the processors meanwhile; KV layout and threads keep their defaults, "
+            "and all is measured again next time",
             100 * share,
         )
     else:
         cache.write(path, asdict(result))
     return result
+
+
+def choose(candidates: Sequence[Candidate], plan: Plan, disturbed: bool) -> Candidate:
+    """The fastest candidate; where other work disturbed the measurement, of those with the plan's layout and threads.
+
+    Both are right by default nearly everywhere, and other work favours fewer threads while it lasts.
+    """
+    usual = (plan.unified, plan.threads, plan.threads_batch)
+    trusted = [it for it in candidates if (it.unified, it.threads, it.threads_batch) == usual]
+    return min(trusted if disturbed and trusted else candidates, key=_cost)
 
 
 def _known(data: dict[str, Any] | None) -> Calibration | None:
@@ -172,6 +188,7 @@ def cache_key(model: Model, settings: EngineSettings, plan: Plan) -> dict[str, o
             ANSWER_TOKENS,
             CHUNK_TOLERANCE,
             ATTENTION_MARGIN,
+            LAYOUT_MARGIN,
             THREADS_MARGIN,
             CELLS,
             *PIECES,
@@ -349,4 +366,5 @@ def candidate(plan: Plan, probe: Probe) -> Candidate:
 
 
 def _cost(candidate: Candidate) -> float:
-    return candidate.cost * (1.0 if candidate.flash_attention else 1 + ATTENTION_MARGIN)
+    margin = LAYOUT_MARGIN if candidate.unified else 0.0
+    return candidate.cost * (1 + margin) * (1.0 if candidate.flash_attention else 1 + ATTENTION_MARGIN)

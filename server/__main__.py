@@ -18,7 +18,10 @@ def main() -> None:
     that comes before anything has started ends the process as signals do.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # else Ctrl-C during these imports prints a traceback
-    from gunicorn.app.wsgiapp import WSGIApplication
+    try:
+        from gunicorn.app.wsgiapp import WSGIApplication
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is not installed here; run `make build`, then .venv/bin/python -m server")
 
     from server import config
 

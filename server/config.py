@@ -207,7 +207,14 @@ class Config:
         bool,
         Variable(kinds.SWITCH, "on", "Measure at the first start what is fastest here, and remember it for this user."),
     ]
-    model_context: Annotated[int, Variable(kinds.zero_or(64, "chosen"), "0", "Tokens that one request may use.")]
+    model_context: Annotated[
+        int,
+        Variable(
+            kinds.zero_or(64, "chosen"),
+            "0",
+            "Tokens that one request may use; 0 for 4096, or fewer where model or memory have less room.",
+        ),
+    ]
     model_flash_attention: Annotated[
         str,
         Variable(
@@ -296,7 +303,7 @@ class Config:
         Variable(
             kinds.integer(0, 60000, note=_CHOSEN),
             "0",
-            "Milliseconds an engine step should take; bounds prefill chunks.",
+            "Milliseconds an engine step should take, 0 for 300; bounds prefill chunks.",
         ),
     ]
     model_tensor_split: Annotated[

@@ -6,5 +6,7 @@ what is measured, `figures` what is made of it, `page` how it is shown.
 
 from importlib.util import find_spec
 
+from bench.report import fail
+
 if find_spec("matplotlib") is None:
-    raise SystemExit("error: the report is drawn with matplotlib, which is missing: .venv/bin/pip install matplotlib")
+    fail("the report is drawn with matplotlib, which is missing: .venv/bin/pip install matplotlib")

@@ -147,9 +147,10 @@ def _depth(curves: dict[str, Curve]) -> Iterator[Finding]:
         return
     shallow, deep = curves["decode"].points[0], curves["decode"].points[-1]
     lost = 1 - deep.median / shallow.median
-    how = f"{percent(abs(lost))} {'slower' if lost > 0 else 'faster'}"
+    if lost <= 0:
+        return  # no more than noise can make decode faster behind a longer context
     yield Finding(
-        title=f"Behind {amount(deep.x)} tokens of context, decode is {how}",
+        title=f"Behind {amount(deep.x)} tokens of context, decode is {percent(lost)} slower",
         text=f"{rate(deep.median)} tokens/s instead of {rate(shallow.median)} at {amount(shallow.x)}: every token "
         "attends over all that came before it.",
         advice="Keep contexts short: fewer retrieved passages, trimmed histories." if lost > 0.25 else "",

@@ -24,7 +24,7 @@ from engine import (
     calibration,
     make_plan,
 )
-from engine.calibration import ATTENTION_MARGIN, THREADS_MARGIN, cache_key, calibrate, layout_choices
+from engine.calibration import ATTENTION_MARGIN, THREADS_MARGIN, Candidate, cache_key, calibrate, choose, layout_choices
 from engine.calibration_cache import path_for
 from engine.host_load import OtherWork
 from llama_native import ContextError, Model, build_info
@@ -201,3 +201,26 @@ def test_a_slow_model_is_compared_by_little(small: Model, monkeypatch: pytest.Mo
     assert found is not None
     assert {(c.flash_attention, c.unified) for c in found.candidates} == {(False, False), (True, False)}
     assert found.chosen.chunk == calibration.CHUNK
+
+
+def test_other_work_decides_neither_layout_nor_threads(small: Model) -> None:
+    plan = make_plan(small, EngineSettings(threads=2, parallel=2))
+
+    def candidate(flash: bool, unified: bool, threads: int, seconds: float) -> Candidate:
+        return Candidate(flash, unified, threads, threads, 64, seconds, seconds, seconds, 2)
+
+    usual = [candidate(flash, plan.unified, 2, seconds) for flash, seconds in ((False, 1.0), (True, 0.9))]
+    odd = [candidate(True, not plan.unified, 2, 0.8), candidate(True, plan.unified, 1, 0.5)]
+    assert choose([*usual, *odd], plan, disturbed=False) == odd[1]
+    assert choose([*usual, *odd], plan, disturbed=True) == usual[1]
+    assert choose(odd, plan, disturbed=True) == odd[1]
+
+
+def test_streams_are_kept_in_a_near_tie(small: Model) -> None:
+    plan = make_plan(small, EngineSettings(threads=2, parallel=2))
+    streams, unified, faster = (
+        Candidate(True, layout, 2, 2, 64, seconds, seconds, seconds, 2)
+        for layout, seconds in ((False, 1.0), (True, 0.99), (True, 0.9))
+    )
+    assert choose([unified, streams], plan, disturbed=False) == streams
+    assert choose([streams, faster], plan, disturbed=False) == faster

@@ -27,6 +27,16 @@ def test_the_sentence_with_the_questions_other_words(query: str, expected: str) 
     assert best_sentence(query, [FERRY, STEW]) == expected
 
 
+def test_a_question_for_the_subject_itself_is_answered_by_what_introduces_it() -> None:
+    """Not by a passage that mentions it, and not by its heading."""
+    subject = "Ludmila Harker\n\nLudmila Harker is captain on the Ospen. She was born in Tey."
+    other = "Tey\n\nThe island of Tey has a school. Ludmila Harker went there."
+    query = "Who is Ludmila Harker?"
+    assert best_sentence(query, [subject, other]) == "Ludmila Harker is captain on the Ospen."
+    assert best_sentence("Who went to school on Tey?", [subject, other]) == "The island of Tey has a school."
+    assert best_sentence(query, ["Ludmila Harker"]) == "Ludmila Harker"
+
+
 def test_nothing_to_choose_from() -> None:
     assert best_sentence("anything", []) == ""
     assert best_sentence("anything", ["", " \n "]) == ""

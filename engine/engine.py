@@ -13,7 +13,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
 from typing import Final
 
 from engine.batching import fill
@@ -31,7 +30,7 @@ from engine.scheduler import Run, Scheduler, Step
 from engine.settings import EngineSettings
 from engine.stats import Counters, EngineStats
 from engine.timings import clock
-from llama_native import Batch, DecodeError, Model, Sampler, release_compute_threads
+from llama_native import Batch, DecodeError, Model, Outbox, Sampler, TokenQueue, release_compute_threads
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +71,7 @@ class Engine:
         release_compute_threads()  # those of this thread; the engine's own computes from now on
         self._scheduler = Scheduler(self._kv, self._pace, self._native.n_batch, plan.queue_timeout)
         self._batch = Batch(self._native.n_batch)
+        self._outbox = Outbox()  # what a step gives, sent at its end
         self._masks = MaskTable(self._native.n_seq_max, model.vocab.n_tokens)
         #: Compiles the grammars of requests.
         self.constraints = Constraints(model.vocab)
@@ -147,13 +147,13 @@ class Engine:
 
         Equal prompts among them are prefilled once, as far as their requests allow the cache.
         """
-        inbox: Inbox = SimpleQueue()
+        inbox: Inbox = TokenQueue()
         submitted: list[tuple[Generation, Sampler | None]] = []
         try:
-            for request in requests:
+            for place, request in enumerate(requests):
                 request.check(self._kv.context, self.model.vocab.n_tokens)
                 sampler = make_sampler(request.sampling, self.model)
-                submitted.append((Generation(request, self.model.vocab, self._leave_early, inbox), sampler))
+                submitted.append((Generation(request, self.model.vocab, self._leave_early, inbox, place), sampler))
             with self._lock:
                 if not self.alive:
                     raise EngineStopped("the engine is not running") from self.failure
@@ -228,6 +228,7 @@ class Engine:
                     self._counters.begin_step()
                     self._step(self._scheduler.plan())
                     self._counters.end_step()
+                    self._outbox.send()
                 else:
                     self._idle = True
                     release_compute_threads()  # for others that compute meanwhile
@@ -239,6 +240,7 @@ class Engine:
                 log.exception("the engine thread died")
         finally:
             self._counters.end_step()
+            self._outbox.send()
             self._end_all()
 
     def _take_in(self) -> None:
@@ -284,7 +286,7 @@ class Engine:
             return
         done = clock()
         for run, row, count in scored:
-            run.generation.put(prompt_logprobs(self._native, run, row, count))
+            run.generation.put(prompt_logprobs(self._native, run, row, count), self._outbox)
         for run in step.decode:
             self._kv.computed_one(run.sequence, run.token)
         for run, count in step.prefill:
@@ -323,9 +325,9 @@ class Engine:
         self._counters.generated_tokens += 1
         k = generation.request.sampling.logprobs
         if k is None:
-            generation.put(token)
+            generation.put(token, self._outbox)
         else:
-            generation.put(token_logprobs(self._native, row, token, k))
+            generation.put(token_logprobs(self._native, row, token, k), self._outbox)
         if constraint is not None:
             constraint.accept(token)
             if constraint.complete:
@@ -339,7 +341,7 @@ class Engine:
         self._retire(run)
         self._counters.finished += 1
         run.generation.course.end(now)
-        run.generation.put(End(finish_reason, token=token))
+        run.generation.put(End(finish_reason, token=token), self._outbox)
 
     def _retire(self, run: Run) -> None:
         """Take a run off the books; its sequence has been dealt with."""
@@ -380,7 +382,7 @@ class Engine:
         self._retire(run)
         self._counters.failed += 1
         run.generation.course.end(clock())
-        run.generation.put(End(error=error))
+        run.generation.put(End(error=error), self._outbox)
 
     def _end_all(self) -> None:
         """Nobody may be left waiting for a token that never comes. Any thread."""

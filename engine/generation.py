@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Self
 from engine.request import Request
 from engine.stops import StopMatcher
 from engine.timings import DETOKENIZE, HANDOFF, clock
-from llama_native import Utf8Decoder, Vocab
+from llama_native import Outbox, Relay, RelayEnd, TokenQueue, Utf8Decoder, Vocab
 
 STOP: Final = "stop"
 LENGTH: Final = "length"
@@ -56,8 +56,8 @@ class End:
 #: From the engine thread: a token, a token with log probabilities, those of prompt tokens, or the end.
 Item = int | TokenLogprobs | tuple[TokenLogprobs, ...] | End
 
-#: Where the engine thread leaves them, each with the generation it belongs to. Generations may share one.
-Inbox = queue.SimpleQueue[tuple["Generation", Item]]
+#: Where the engine thread leaves them, each with the place of its generation among those that share the inbox.
+Inbox = TokenQueue[TokenLogprobs | tuple[TokenLogprobs, ...] | End]
 
 
 class Generation:
@@ -68,7 +68,12 @@ class Generation:
     """
 
     def __init__(
-        self, request: Request, vocab: Vocab, on_leave: Callable[[Generation, bool], None], inbox: Inbox | None = None
+        self,
+        request: Request,
+        vocab: Vocab,
+        on_leave: Callable[[Generation, bool], None],
+        inbox: Inbox | None = None,
+        place: int = 0,
     ) -> None:
         self.request = request
         self.timings = request.timings
@@ -86,7 +91,8 @@ class Generation:
         self.finish_reason: str | None = None
         self._vocab = vocab
         self._on_leave = on_leave
-        self._inbox: Inbox = queue.SimpleQueue() if inbox is None else inbox
+        self._inbox: Inbox = TokenQueue() if inbox is None else inbox
+        self._place = place
         self._utf8 = Utf8Decoder()
         self._stops = StopMatcher(request.stop)
         self._tokens: list[int] = []
@@ -115,6 +121,19 @@ class Generation:
         taken = _next(self._inbox, (self,), timeout)
         return taken and taken[1]
 
+    def relay(self, relay: Relay, seconds: float) -> RelayEnd | None:
+        """Let `relay` write the text of tokens as they come, for at most `seconds`; `next` goes on behind them.
+
+        Only for one whose request is `relayable` and which is alone in its inbox. None while the text so far does not
+        end with a whole character, or when it is over.
+        """
+        if self._over or self._utf8.pending:
+            return None
+        end, times = relay.run(self._inbox, seconds)
+        self.timings.relayed(times)
+        self.completion_tokens += len(times)
+        return end
+
     def cancel(self) -> None:
         """Stop computing for this request. Harmless when it is over; nothing more is yielded after it."""
         if not self._over:
@@ -132,9 +151,12 @@ class Generation:
         """True once the last piece was handed out, an error was raised, or the generation was cancelled."""
         return self._over
 
-    def put(self, item: Item) -> None:
-        """Hand over the next token or the end (the engine thread's side)."""
-        self._inbox.put((self, item))
+    def put(self, item: Item, outbox: Outbox | None = None) -> None:
+        """Hand over the next token or the end, by way of `outbox` if given, which is then to be sent. Any thread."""
+        if outbox is None:
+            self._inbox.put(self._place, item)
+        else:
+            outbox.add(self._inbox, self._place, item)
 
     def take(self, item: Item) -> Piece | None:
         """Turn an item from the inbox into the piece it completes, if it does (the consumer's side)."""
@@ -189,7 +211,6 @@ class GenerationGroup:
 
     def __init__(self, generations: Sequence[Generation], inbox: Inbox) -> None:
         self.generations = tuple(generations)
-        self._places = {generation: place for place, generation in enumerate(generations)}
         self._inbox = inbox
 
     def next(self, timeout: float | None = None) -> tuple[int, Piece] | None:
@@ -197,8 +218,7 @@ class GenerationGroup:
 
         None and errors as for `Generation.next`; after an error the others still run until they are cancelled.
         """
-        taken = _next(self._inbox, self.generations, timeout)
-        return taken and (self._places[taken[0]], taken[1])
+        return _next(self._inbox, self.generations, timeout)
 
     def cancel(self) -> None:
         """Stop computing for all of them. Any thread."""
@@ -211,15 +231,18 @@ class GenerationGroup:
         return all(generation.over for generation in self.generations)
 
 
-def _next(inbox: Inbox, generations: Sequence[Generation], timeout: float | None) -> tuple[Generation, Piece] | None:
-    """Take items from `inbox` until one completes a piece, the time is up, or all `generations` are over."""
+def _next(inbox: Inbox, generations: Sequence[Generation], timeout: float | None) -> tuple[int, Piece] | None:
+    """Take items from `inbox` until one completes a piece, the time is up, or all `generations` are over.
+
+    Returns the piece with its generation's place among `generations`.
+    """
     deadline = None if timeout is None else clock() + timeout
     while not all(generation.over for generation in generations):
         try:
-            generation, item = inbox.get(timeout=None if deadline is None else max(0.0, deadline - clock()))
+            place, item = inbox.get(None if deadline is None else max(0.0, deadline - clock()))
         except queue.Empty:
             return None
-        piece = generation.take(item)
+        piece = generations[place].take(item)
         if piece is not None:
-            return generation, piece
+            return place, piece
     return None

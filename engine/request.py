@@ -153,6 +153,11 @@ class Request:
             raise InvalidRequest("prompt", f"token {token} is outside the vocabulary of {vocabulary}")
 
     @property
+    def relayable(self) -> bool:
+        """Whether text is all that its tokens bring: no log probabilities, and no stop string to look for."""
+        return not self.stop and self.sampling.logprobs is None
+
+    @property
     def may_reuse(self) -> bool:
         """Whether a prefix of the prompt that is in the cache can be taken from there."""
         return self.cache_prompt and self.prompt_logprobs is None

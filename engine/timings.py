@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 clock = time.perf_counter
 
@@ -46,6 +47,9 @@ DETOKENIZE: Final = "detokenize"
 WRITE: Final = "write"
 
 _CODE: Final = {name: code for code, name in enumerate(PHASES)}
+
+#: What the answering thread's C code does for a token.
+_RELAYED: Final = bytes(_CODE[name] for name in (HANDOFF, DETOKENIZE, WRITE))
 
 
 class Course:
@@ -152,6 +156,14 @@ class Timings:
         self.lap("submit", course.submitted)
         self.courses.append(course)
         return course
+
+    def relayed(self, times: npt.NDArray[np.float64]) -> None:
+        """Note tokens that went to the client past Python.
+
+        `times`, shape (n, 3): when each was taken, turned into text and written, as times of `clock`.
+        """
+        self._codes += _RELAYED * len(times)
+        self._ends.frombytes(times.tobytes())
 
     def finish(self) -> None:
         """Stop the total. Later calls change nothing."""

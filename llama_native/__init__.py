@@ -59,11 +59,13 @@ from llama_native.memory import Memory
 from llama_native.model import Model
 from llama_native.model_params import ModelParams
 from llama_native.quantize import quantize
+from llama_native.relay import Relay, RelayEnd, TokenTexts
 from llama_native.results import Performance, StepResult
 from llama_native.rpc import add_rpc_server
 from llama_native.sampler import Sampler
 from llama_native.teams import release_compute_threads
 from llama_native.threadpool import ThreadPool
+from llama_native.token_queue import Outbox, TokenQueue
 from llama_native.utf8 import Utf8Decoder
 from llama_native.vocab import Vocab
 
@@ -98,9 +100,12 @@ __all__ = [
     "ModelNotFound",
     "ModelParams",
     "NotGGUF",
+    "Outbox",
     "Performance",
     "Pooling",
     "QuantizeError",
+    "Relay",
+    "RelayEnd",
     "RopeScaling",
     "RopeType",
     "RpcError",
@@ -113,6 +118,8 @@ __all__ = [
     "ThreadPool",
     "ThreadPriority",
     "TokenAttr",
+    "TokenQueue",
+    "TokenTexts",
     "TokenizeError",
     "TruncatedGGUF",
     "UnsupportedModel",

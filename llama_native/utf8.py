@@ -17,6 +17,11 @@ class Utf8Decoder:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
+    @property
+    def pending(self) -> bool:
+        """Whether the first bytes of a character are held back."""
+        return bool(self._decoder.getstate()[0])
+
     def feed(self, data: bytes) -> str:
         """Returns the text that `data` completes, which may be empty."""
         return self._decoder.decode(data)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Final
 
 from engine import EngineError, EngineStopped, Piece, Request, TokenLogprobs, clock
+from llama_native import Relay, RelayEnd
 from server.errors import CLIENT_CLOSED_REQUEST, ClientGoneError
 from server.exchange import Exchange
 from server.refusals import from_engine
+from server.relay import make_relay
 from server.service import Loaded, Service
 
 #: `finish_reason` in logs and metrics of an answer whose client went away.
@@ -44,6 +47,7 @@ class Answer:
         #: How long a stream may be silent, in seconds; None for ever.
         self.ping_seconds = service.config.sse_ping_seconds or None
         self._service = service
+        self._loaded = loaded
         self._seen = [0] * len(requests)
         self._next_look = [0.0] * len(requests)
         self._unfinished = len(requests)
@@ -121,6 +125,22 @@ class Answer:
             raise ClientGoneError
         return taken
 
+    def relay(self, around: tuple[bytes, bytes] | None) -> None:
+        """Let tokens go to the client past Python for a moment, between pieces of a stream; `next` goes on behind them.
+
+        `around` is what stands before and after each text; None if the reply has to see every piece. Raises as
+        `check_pace` and `next` do.
+        """
+        if around is None or self._relay is None:
+            return
+        self._relay.frame(*around)
+        end = self._group.generations[0].relay(self._relay, OBSERVE_SECONDS)
+        if end is RelayEnd.BEHIND:
+            self._behind = True
+            raise TimeoutError("the client is too far behind")
+        if end is RelayEnd.GONE:
+            raise ClientGoneError
+
     def check_pace(self, index: int) -> None:
         """Raise TimeoutError if the piece just taken of request `index` is old: writing those before it took too long.
 
@@ -150,6 +170,11 @@ class Answer:
         elif exchange.finish_reason != FAILED:
             exchange.finish_reason = CANCELLED
             exchange.status = CLIENT_CLOSED_REQUEST
+
+    @cached_property
+    def _relay(self) -> Relay | None:
+        loaded, patience = self._loaded, self._service.config.client_timeout
+        return make_relay(self.exchange, self.requests, loaded.texts, loaded.tag_tokens, patience)
 
     def _observe(self, index: int) -> None:
         """Count the tokens that request `index` has got since the last call."""

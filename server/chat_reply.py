@@ -112,6 +112,10 @@ class ChatReply:
             else:
                 yield self._renderer.finish(index, reason)
 
+    def around(self) -> tuple[bytes, bytes] | None:
+        """What stands around each text, once the reader makes content of all of it."""
+        return self._renderer.around_content(0) if self._readers[0].transparent else None
+
     def error(self, body: ErrorBody) -> bytes:
         """The event for a failure."""
         return sse.error_event(body)

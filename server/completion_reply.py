@@ -78,6 +78,11 @@ class CompletionReply:
         else:
             yield chunk + timings + sse.DONE
 
+    def around(self) -> tuple[bytes, bytes]:
+        """What stands around each text."""
+        before, after = _encode(TextChoice(0, "", None, None)).split(b'""')
+        return self._head + before + b'"', b'"' + after + b"]" + self._tail
+
     def error(self, body: ErrorBody) -> bytes:
         """The event for a failure."""
         return sse.error_event(body)

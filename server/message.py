@@ -35,6 +35,11 @@ class MessageReader:
         """Tokens of the thoughts so far, their tags included."""
         return self._tokens if self._splitter is not None and self._splitter.found else 0
 
+    @property
+    def transparent(self) -> bool:
+        """Whether all further text, but for the last piece's, is content as it stands."""
+        return self._reader is None and (self._splitter is None or self._splitter.transparent)
+
     def feed(self, piece: Piece) -> Delta:
         """Take the next piece, return what it adds to the message. Behind the last nothing is held back."""
         text, last, reasoning = piece.text, piece.finish_reason is not None, ""

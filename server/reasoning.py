@@ -63,9 +63,14 @@ class ReasoningSplitter:
         """True once all further text is content."""
         return self._over
 
+    @property
+    def transparent(self) -> bool:
+        """True once all further text is content as it stands."""
+        return self._over and not self._starting
+
     def feed(self, text: str) -> tuple[str, str]:
         """Take the next text; return (thoughts, content) that are certain now."""
-        if self._over and not self._starting:
+        if self.transparent:
             return "", text
         text = self._held + text
         self._held = ""

@@ -43,6 +43,12 @@ class Reply(Protocol):
     def events(self, index: int, piece: Piece) -> Iterable[bytes]:
         """The events for a piece; after the last piece of the last request, the end of the stream too."""
 
+    def around(self) -> tuple[bytes, bytes] | None:
+        """What stands before and after the characters of a text, where the next pieces bring nothing else.
+
+        None if `events` must see them. For replies to one request.
+        """
+
     def error(self, body: ErrorBody) -> bytes:
         """The event that ends a stream in which something failed."""
 
@@ -105,6 +111,8 @@ def _stream(answer: Answer, reply: Reply, taken: tuple[int, Piece] | None) -> Ge
                 timings.lap(WRITE)
             if answer.over:
                 return
+            if taken is not None:
+                answer.relay(reply.around())
             taken = answer.next(answer.ping_seconds)
             if taken is not None:
                 answer.check_pace(taken[0])

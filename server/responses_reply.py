@@ -133,6 +133,9 @@ class ResponsesReply:
         for event in self._advance(piece):
             yield self._event(event)
 
+    def around(self) -> None:
+        """Nothing: events are numbered, and the last repeats the whole text."""
+
     def error(self, body: ErrorBody) -> bytes:
         """The event for a failure."""
         error = body.error

@@ -17,7 +17,7 @@ from engine import Engine, EngineError, EngineSettings, EngineStuck
 from engine.memory import free_memory
 from knowledge.embedder import Embedder, EmbeddingModelError
 from knowledge.knowledge import Knowledge
-from llama_native import LlamaError, Model, RpcError, UnsupportedModel, Vocab
+from llama_native import LlamaError, Model, RpcError, TokenTexts, UnsupportedModel, Vocab
 from server.allowance import Allowance
 from server.body import BODIES
 from server.config import Config
@@ -32,6 +32,7 @@ from server.knowledge_metrics import KnowledgeMetrics
 from server.metrics import Metrics
 from server.prompt import PromptBuilder
 from server.reasoning import tag_tokens
+from server.relay import json_texts
 from server.sizing import TooLittleMemoryError, check_memory, engine_settings, fits_elsewhere
 from server.succession import Succession
 from server.template import CHATML, ChatTemplate, TemplateError
@@ -63,6 +64,8 @@ class Loaded:
     """When the model was loaded, in seconds since the epoch."""
     tag_tokens: frozenset[int]
     """Control tokens that are shown in answers, because they have a meaning there."""
+    texts: TokenTexts
+    """What the others are in a JSON string."""
 
     @property
     def vocab(self) -> Vocab:
@@ -326,7 +329,9 @@ class Service:
             "on" if plan.flash_attention else "off",
         )
         turns = Turns(min(engine.most_at_once, config.http_workers))
-        return Loaded(model, engine, prompts, embedder, turns, int(time.time()), tag_tokens(vocab))
+        tags = tag_tokens(vocab)
+        texts = json_texts(vocab, tags)
+        return Loaded(model, engine, prompts, embedder, turns, int(time.time()), tags, texts)
 
     def _on_progress(self, share: float) -> bool:
         self.progress = share

@@ -43,6 +43,10 @@ class ChunkRenderer:
         """A chunk with text: `delta` for what nearly every token brings."""
         return self._head + b'{"index":%d,"delta":{"content":' % index + _encode(text) + self._after_content
 
+    def around_content(self, index: int) -> tuple[bytes, bytes]:
+        """What stands before and after the characters of a text in its chunk (see `server.relay`)."""
+        return self._head + b'{"index":%d,"delta":{"content":"' % index, b'"' + self._after_content
+
     def finish(self, index: int, finish_reason: str) -> bytes:
         """The end of a choice, while others go on."""
         return self._finish(index, finish_reason) + self._tail

@@ -118,3 +118,58 @@ size_t lucid_sequence_set(struct llama_context *ctx, llama_seq_id seq, const uin
 struct llama_adapter_lora *lucid_lora_load(struct llama_model *model, const char *path);
 bool lucid_lora_set(struct llama_context *ctx, struct llama_adapter_lora **adapters, size_t n, float *scales);
 bool lucid_quantize(const char *source, const char *target, const llama_model_quantize_params *params);
+
+/* Tokens on their way from the thread that makes them to the one that answers. `place` says whose a token is; a negative
+ * token says that something else has come, which its taker finds elsewhere. Times are those of CLOCK_MONOTONIC, in
+ * seconds, as of Python's time.perf_counter. */
+typedef struct lucid_token_queue lucid_token_queue;
+
+typedef struct {
+    int32_t place;
+    int32_t token;
+    double time; /* of the put */
+} lucid_token;
+
+lucid_token_queue *lucid_token_queue_new(void); /* NULL: out of memory */
+void lucid_token_queue_free(lucid_token_queue *queue);
+
+typedef struct {
+    lucid_token_queue *queue;
+    int32_t place;
+    int32_t token;
+} lucid_parcel;
+
+bool lucid_token_queue_put(const lucid_parcel *parcels, int32_t n); /* false: out of memory, some may be there */
+/* Waits at most so many seconds; false if nothing came. */
+bool lucid_token_queue_get(lucid_token_queue *queue, double seconds, lucid_token *taken);
+
+/* What a relay writes for each token: size bytes of `bytes` from its offset on; a negative size leaves the token in
+ * the queue. */
+typedef struct {
+    const char *bytes;
+    const int64_t *offsets;
+    const int32_t *sizes;
+    int32_t n_tokens;
+} lucid_token_texts;
+
+typedef struct {
+    int32_t socket; /* not blocking */
+    bool chunked;   /* each write is a chunk of HTTP/1.1 */
+    double patience; /* most seconds from a token's put to its write, and for the write */
+    const char *before; /* and after the text of each token */
+    int32_t before_size;
+    const char *after;
+    int32_t after_size;
+} lucid_relay_target;
+
+enum {
+    LUCID_RELAY_LEFT = 0, /* the first in the queue is not for a relay, or there is no room for its times */
+    LUCID_RELAY_TIME = 1, /* the time is up */
+    LUCID_RELAY_BEHIND = 2, /* the peer reads too slowly */
+    LUCID_RELAY_GONE = 3, /* the peer is gone */
+};
+
+/* Takes tokens out of the queue and writes their texts. times[0..2] of each: when it was taken, rendered, written.
+ * `n` is how many there were, of at most `capacity`. */
+int32_t lucid_relay(lucid_token_queue *queue, const lucid_token_texts *texts, const lucid_relay_target *target,
+                    double seconds, int32_t capacity, double *times, int32_t *n);

@@ -1,0 +1,53 @@
+#include "token_queue.hpp"
+
+#include <algorithm>
+#include <new>
+
+namespace lucid {
+
+monotonic::time_point deadline(double seconds) {
+    constexpr double LONGEST = 1e9;  // more would overflow the clock's nanoseconds
+    const std::chrono::duration<double> span(std::clamp(seconds, 0.0, LONGEST));
+    return monotonic::now() + std::chrono::duration_cast<monotonic::duration>(span);
+}
+
+}  // namespace lucid
+
+extern "C" {
+
+lucid_token_queue * lucid_token_queue_new(void) {
+    try {
+        return new lucid_token_queue;
+    } catch (const std::bad_alloc &) {
+        return nullptr;
+    }
+}
+
+void lucid_token_queue_free(lucid_token_queue * queue) { delete queue; }
+
+bool lucid_token_queue_put(const lucid_parcel * parcels, int32_t n) {
+    const double now = lucid::seconds_of(lucid::monotonic::now());
+    for (const lucid_parcel * parcel = parcels; parcel < parcels + n; ++parcel) {
+        lucid_token_queue * const queue = parcel->queue;
+        try {
+            std::lock_guard<std::mutex> held(queue->lock);
+            queue->items.push_back({parcel->place, parcel->token, now});
+        } catch (const std::bad_alloc &) {
+            return false;
+        }
+        queue->arrived.notify_one();
+    }
+    return true;
+}
+
+bool lucid_token_queue_get(lucid_token_queue * queue, double seconds, lucid_token * taken) {
+    std::unique_lock<std::mutex> held(queue->lock);
+    if (!queue->wait(held, lucid::deadline(seconds))) {
+        return false;
+    }
+    *taken = queue->items.front();
+    queue->items.pop_front();
+    return true;
+}
+
+}  // extern "C"

@@ -154,6 +154,7 @@ def calibrate(
 def choose(candidates: Sequence[Candidate], plan: Plan, disturbed: bool) -> Candidate:
     """The fastest candidate; where other work disturbed the measurement, of those with the plan's layout and threads.
 
+    Of all, if there was no time to measure one of those.
     Both are right by default nearly everywhere, and other work favours fewer threads while it lasts.
     """
     usual = (plan.unified, plan.threads, plan.threads_batch)

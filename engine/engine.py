@@ -9,6 +9,7 @@ Knows token ids; knows nothing of text, JSON or HTTP.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -240,8 +241,10 @@ class Engine:
                 log.exception("the engine thread died")
         finally:
             self._counters.end_step()
-            self._outbox.send()
-            self._end_all()
+            try:
+                self._outbox.send()
+            finally:
+                self._end_all()
 
     def _take_in(self) -> None:
         """Move what other threads left into the scheduler's hands."""
@@ -395,5 +398,6 @@ class Engine:
             error = EngineStopped(reason)
             error.__cause__ = self.failure
             generation.course.end(clock())
-            generation.put(End(error=error))
+            with contextlib.suppress(MemoryError):  # the others are to hear of it
+                generation.put(End(error=error))
             self._forget(generation)

@@ -122,10 +122,11 @@ class Generation:
         return taken and taken[1]
 
     def relay(self, relay: Relay, seconds: float) -> RelayEnd | None:
-        """Let `relay` write the text of tokens as they come, for at most `seconds`; `next` goes on behind them.
+        """Let `relay` write the text of tokens as they come, for `seconds` (see `Relay.run`); `next` goes on there.
 
-        Only for one whose request is `relayable` and which is alone in its inbox. None while the text so far does not
-        end with a whole character, or when it is over.
+        Only for one whose request is `relayable`, which is alone in its inbox, and of which `relay` withholds the
+        `visible` tokens. None while the text so far does not end with a whole character, or when it is over. When it is
+        cancelled meanwhile, tokens that are there already are still written.
         """
         if self._over or self._utf8.pending:
             return None
@@ -152,7 +153,7 @@ class Generation:
         return self._over
 
     def put(self, item: Item, outbox: Outbox | None = None) -> None:
-        """Hand over the next token or the end, by way of `outbox` if given, which is then to be sent. Any thread."""
+        """Hand over the next token or the end. Any thread; by way of `outbox`, if given, which its thread sends."""
         if outbox is None:
             self._inbox.put(self._place, item)
         else:

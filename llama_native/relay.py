@@ -29,11 +29,11 @@ class RelayEnd(enum.IntEnum):
     LEFT = 0
     """What is next in the queue is not for a relay."""
     TIME = 1
-    """The time is up."""
+    """The time is up, or `CAPACITY` tokens were written."""
     BEHIND = 2
     """The client reads too slowly; what was being written may be cut off in the middle."""
-    GONE = 3
-    """The connection is broken."""
+    BROKEN = 3
+    """The connection is broken, or there is no memory left; what was being written may be cut off in the middle."""
 
 
 class Relayed(NamedTuple):
@@ -50,6 +50,7 @@ class Relayed(NamedTuple):
 class TokenTexts:
     """What every token of a vocabulary is written as, where it is text by itself.
 
+    :param vocab: the vocabulary; making the table reads all of it, a second for each million tokens.
     :param encode: gives the bytes that are written for a text.
     :param withheld: tokens that are not for a relay.
     """
@@ -63,11 +64,12 @@ class TokenTexts:
         np.cumsum(np.maximum(sizes, 0)[:-1], out=offsets[1:])
         data = b"".join(filter(None, texts))
         self._keep = (data, sizes, offsets)
-        self._c = ffi.new("lucid_token_texts *")
-        self._c.bytes = ffi.from_buffer("char[]", data)
-        self._c.offsets = ffi.from_buffer("int64_t[]", offsets)
-        self._c.sizes = ffi.from_buffer("int32_t[]", sizes)
-        self._c.n_tokens = len(texts)
+        #: The C object.
+        self.pointer = ffi.new("lucid_token_texts *")
+        self.pointer.bytes = ffi.from_buffer("char[]", data)
+        self.pointer.offsets = ffi.from_buffer("int64_t[]", offsets)
+        self.pointer.sizes = ffi.from_buffer("int32_t[]", sizes)
+        self.pointer.n_tokens = len(texts)
 
 
 class Relay:
@@ -82,24 +84,27 @@ class Relay:
     def __init__(self, connection: socket.socket, texts: TokenTexts, *, chunked: bool, patience: float) -> None:
         self._connection = connection
         self._texts = texts
-        self._frame = (b"", b"")
         self._times = np.empty((CAPACITY, 3), np.float64)
         self._n = ffi.new("int32_t *")
         self._c: Any = ffi.new("lucid_relay_target *")
         self._c.socket = connection.fileno()
         self._c.chunked = chunked
         self._c.patience = patience
+        self.frame(b"", b"")
 
     def frame(self, before: bytes, after: bytes) -> None:
-        """Says what stands before and after each text, without which nothing stands there."""
+        """Says what stands before and after each text; nothing, unless said."""
         self._frame = (before, after)  # which keeps their memory
         self._c.before, self._c.before_size = ffi.from_buffer("char[]", before), len(before)
         self._c.after, self._c.after_size = ffi.from_buffer("char[]", after), len(after)
 
     def run(self, queue: TokenQueue[Any], seconds: float) -> Relayed:
-        """Takes tokens out of `queue` and writes them, for at most `seconds` or until there is something else."""
+        """Takes tokens out of `queue` and writes them for `seconds`, or until something else comes.
+
+        A write that has begun is finished, which takes at most `patience` more. Raises nothing: see `RelayEnd`.
+        """
         times = ffi.from_buffer("double[]", self._times)
-        end = C.lucid_relay(queue._queue, self._texts._c, self._c, seconds, CAPACITY, times, self._n)
+        end = C.lucid_relay(queue.pointer, self._texts.pointer, self._c, seconds, CAPACITY, times, self._n)
         return Relayed(RelayEnd(end), self._times[: self._n[0]].copy())
 
 

@@ -29,10 +29,11 @@ class TokenQueue(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._queue = C.lucid_token_queue_new()
-        if self._queue == ffi.NULL:
+        #: The C object.
+        self.pointer = C.lucid_token_queue_new()
+        if self.pointer == ffi.NULL:
             raise MemoryError("no memory for a queue of tokens")
-        self._handle = Handle(self._queue, C.lucid_token_queue_free)
+        self._handle = Handle(self.pointer, C.lucid_token_queue_free)
         #: What waits beside the queue, by the negative number that stands for it there.
         self._objects: dict[int, T] = {}
         self._numbers = itertools.count(-1, -1)
@@ -44,13 +45,19 @@ class TokenQueue(Generic[T]):
         outbox.add(self, place, item)
         outbox.send()
 
+    def keep(self, item: T) -> int:
+        """Keeps an object for `get`; returns the negative number that stands for it in the queue."""
+        number = next(self._numbers)
+        self._objects[number] = item
+        return number
+
     def get(self, timeout: float | None = None) -> tuple[int, int | T]:
         """Waits for the next item, at most `timeout` seconds (None: for ever); returns its place and the item.
 
         Raises `queue.Empty` if none came in time.
         """
         left = SLICE if timeout is None else timeout
-        while not C.lucid_token_queue_get(self._queue, min(left, SLICE), self._taken):
+        while not C.lucid_token_queue_get(self.pointer, min(left, SLICE), self._taken):
             if timeout is not None:
                 left -= SLICE
                 if left <= 0:
@@ -75,12 +82,8 @@ class Outbox:
             self.send()
         parcel = self._parcels[len(self._queues)]
         self._queues.append(queue)  # keeps it until `send`
-        parcel.queue, parcel.place = queue._queue, place
-        if isinstance(item, int):
-            parcel.token = item
-        else:
-            parcel.token = number = next(queue._numbers)
-            queue._objects[number] = item
+        parcel.queue, parcel.place = queue.pointer, place
+        parcel.token = item if isinstance(item, int) else queue.keep(item)
 
     def send(self) -> None:
         """Puts all items into their queues, in order. Raises MemoryError."""

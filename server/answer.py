@@ -7,8 +7,9 @@ client's socket; knows nothing of JSON.
 
 from __future__ import annotations
 
+import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Final
 
@@ -28,6 +29,9 @@ FAILED: Final = "error"
 
 #: How often the histograms get the tokens of an answer under way, in seconds: several cost little more than one.
 OBSERVE_SECONDS: Final = 0.25
+
+#: Why an answer is broken off whose client reads too slowly.
+BEHIND: Final = "the client is too far behind"
 
 
 class Answer:
@@ -125,21 +129,32 @@ class Answer:
             raise ClientGoneError
         return taken
 
-    def relay(self, around: tuple[bytes, bytes] | None) -> None:
-        """Let tokens go to the client past Python for a moment, between pieces of a stream; `next` goes on behind them.
+    def relay(self, around: Callable[[], tuple[bytes, bytes] | None]) -> bool:
+        """Let tokens go to the client past Python while text is all that they bring; `next` goes on behind them.
 
-        `around` is what stands before and after each text; None if the reply has to see every piece. Raises as
-        `check_pace` and `next` do.
+        For streams, between pieces. `around` gives what stands before and after each text; None if the reply has to
+        see every piece. Returns whether there was nothing to send for `ping_seconds`. Raises as `check_pace` and `next`
+        do, and BrokenPipeError if the client cannot be written to.
         """
-        if around is None or self._relay is None:
-            return
-        self._relay.frame(*around)
-        end = self._group.generations[0].relay(self._relay, OBSERVE_SECONDS)
+        if self._relay is None or (frame := around()) is None:
+            return False
+        self._relay.frame(*frame)
+        (generation,) = self._group.generations
+        written, last = generation.completion_tokens, clock()
+        while (end := generation.relay(self._relay, OBSERVE_SECONDS)) is RelayEnd.TIME:
+            if self._gone:
+                raise ClientGoneError
+            if generation.completion_tokens > written:
+                written, last = generation.completion_tokens, clock()
+                self._observe(0)
+            elif self.ping_seconds is not None and clock() - last >= self.ping_seconds:
+                return True
         if end is RelayEnd.BEHIND:
             self._behind = True
-            raise TimeoutError("the client is too far behind")
-        if end is RelayEnd.GONE:
-            raise ClientGoneError
+            raise TimeoutError(BEHIND)
+        if end is RelayEnd.BROKEN:
+            raise BrokenPipeError(errno.EPIPE, "the client cannot be written to")
+        return False
 
     def check_pace(self, index: int) -> None:
         """Raise TimeoutError if the piece just taken of request `index` is old: writing those before it took too long.
@@ -150,7 +165,7 @@ class Answer:
         count = generation.completion_tokens
         if count and clock() - generation.course.token_times[count - 1] > self._service.config.client_timeout:
             self._behind = True
-            raise TimeoutError("the client is too far behind")
+            raise TimeoutError(BEHIND)
 
     def close(self) -> None:
         """Cancel what still runs, free the slot, log and count the exchange. Only the first call does anything."""

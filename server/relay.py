@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection, Sequence
+from typing import Final
 
 import msgspec
 
 from engine import Request
 from llama_native import Relay, TokenTexts, Vocab
 from server.exchange import Exchange
+
+#: By protocol, whether gunicorn writes a body of unknown length, as every stream has, in chunks.
+CHUNKED: Final = {"HTTP/1.0": False, "HTTP/1.1": True}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -37,6 +41,5 @@ def make_relay(
         return None
     if len(requests) > 1 or not requests[0].relayable or requests[0].visible != shown or exchange.answered is not None:
         return None
-    # gunicorn takes chunks for a body of unknown length, which every stream is, except for HTTP/1.0.
-    chunked = environ["SERVER_PROTOCOL"] == "HTTP/1.1"
-    return Relay(connection, texts, chunked=chunked, patience=patience)
+    chunked = CHUNKED.get(environ["SERVER_PROTOCOL"])
+    return None if chunked is None else Relay(connection, texts, chunked=chunked, patience=patience)

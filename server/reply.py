@@ -105,20 +105,21 @@ def _stream(answer: Answer, reply: Reply, taken: tuple[int, Piece] | None) -> Ge
         for data in reply.begin():
             yield data
             timings.lap(WRITE)
+        begun = taken is not None
         while True:
             for data in (PING,) if taken is None else reply.events(*taken):
                 yield data
                 timings.lap(WRITE)
             if answer.over:
                 return
+            silent = begun and answer.relay(reply.around)
+            taken = answer.next(0.0 if silent else answer.ping_seconds)
             if taken is not None:
-                answer.relay(reply.around())
-            taken = answer.next(answer.ping_seconds)
-            if taken is not None:
+                begun = True
                 answer.check_pace(taken[0])
     except ClientGoneError:
         return
-    except TimeoutError:  # too slow a client: its connection is broken off, or it might take this for the end
+    except (TimeoutError, BrokenPipeError):  # the connection is broken off, or the client might take this for the end
         raise
     except ApiError as error:
         yield reply.error(error.body)

@@ -310,6 +310,8 @@ class Service:
         prompts = PromptBuilder(
             vocab, template, config.model_prompt_template, engine.context_size, config.knowledge_prompt
         )
+        tags = tag_tokens(vocab)
+        texts = json_texts(vocab, tags)
         engine.start()
         plan = engine.plan
         log.info(
@@ -329,8 +331,6 @@ class Service:
             "on" if plan.flash_attention else "off",
         )
         turns = Turns(min(engine.most_at_once, config.http_workers))
-        tags = tag_tokens(vocab)
-        texts = json_texts(vocab, tags)
         return Loaded(model, engine, prompts, embedder, turns, int(time.time()), tags, texts)
 
     def _on_progress(self, share: float) -> bool:

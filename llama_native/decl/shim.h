@@ -139,7 +139,8 @@ typedef struct {
     int32_t token;
 } lucid_parcel;
 
-bool lucid_token_queue_put(const lucid_parcel *parcels, int32_t n); /* false: out of memory, some may be there */
+/* False: out of memory, some may be there. Texts that a relay waits for are written by the caller. */
+bool lucid_token_queue_put(const lucid_parcel *parcels, int32_t n);
 /* Waits at most so many seconds; false if nothing came. */
 bool lucid_token_queue_get(lucid_token_queue *queue, double seconds, lucid_token *taken);
 
@@ -156,20 +157,23 @@ typedef struct {
     int32_t socket; /* not blocking */
     bool chunked;   /* each write is a chunk of HTTP/1.1 */
     double patience; /* most seconds from a token's put to its write, and for the write */
-    const char *before; /* and after the text of each token */
+    const char *before; /* what stands before the text of each token */
     int32_t before_size;
-    const char *after;
+    const char *after; /* and what after it */
     int32_t after_size;
 } lucid_relay_target;
 
+/* In a queue while a relay runs: what the socket did not take at once. Never seen by others. */
+enum { LUCID_TOKEN_REST = -2147483647 };
+
 enum {
-    LUCID_RELAY_LEFT = 0, /* the first in the queue is not for a relay, or there is no room for its times */
-    LUCID_RELAY_TIME = 1, /* the time is up */
+    LUCID_RELAY_LEFT = 0, /* the first in the queue is not for a relay */
+    LUCID_RELAY_TIME = 1, /* the time is up, or there is no room for more times */
     LUCID_RELAY_BEHIND = 2, /* the peer reads too slowly */
-    LUCID_RELAY_GONE = 3, /* the peer is gone */
+    LUCID_RELAY_BROKEN = 3, /* writing failed; what was being written may be cut off */
 };
 
-/* Takes tokens out of the queue and writes their texts. times[0..2] of each: when it was taken, rendered, written.
+/* Takes tokens out of the queue and writes their texts; while it waits, who puts them writes. times[0..2] of each: when it was taken, rendered, written.
  * `n` is how many there were, of at most `capacity`. */
 int32_t lucid_relay(lucid_token_queue *queue, const lucid_token_texts *texts, const lucid_relay_target *target,
                     double seconds, int32_t capacity, double *times, int32_t *n);

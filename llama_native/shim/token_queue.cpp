@@ -1,4 +1,4 @@
-#include "token_queue.hpp"
+#include "relay.hpp"
 
 #include <algorithm>
 #include <new>
@@ -27,15 +27,23 @@ void lucid_token_queue_free(lucid_token_queue * queue) { delete queue; }
 
 bool lucid_token_queue_put(const lucid_parcel * parcels, int32_t n) {
     const double now = lucid::seconds_of(lucid::monotonic::now());
-    for (const lucid_parcel * parcel = parcels; parcel < parcels + n; ++parcel) {
-        lucid_token_queue * const queue = parcel->queue;
-        try {
-            std::lock_guard<std::mutex> held(queue->lock);
-            queue->items.push_back({parcel->place, parcel->token, now});
-        } catch (const std::bad_alloc &) {
-            return false;
+    try {
+        for (const lucid_parcel * parcel = parcels; parcel < parcels + n; ++parcel) {
+            lucid_token_queue * const queue = parcel->queue;
+            std::unique_lock<std::mutex> held(queue->lock);
+            int32_t token = parcel->token;
+            if (queue->relay != nullptr && queue->items.empty() && queue->relay->takes(token)) {
+                if (queue->relay->write(token) == lucid::Relay::SENT) {
+                    continue;
+                }
+                token = LUCID_TOKEN_REST;
+            }
+            queue->items.push_back({parcel->place, token, now});
+            held.unlock();
+            queue->arrived.notify_one();
         }
-        queue->arrived.notify_one();
+    } catch (const std::bad_alloc &) {
+        return false;
     }
     return true;
 }

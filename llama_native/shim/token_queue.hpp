@@ -20,12 +20,15 @@ inline double seconds_of(monotonic::time_point time) {
 // `seconds` from now, or a time that never comes.
 monotonic::time_point deadline(double seconds);
 
+struct Relay;
+
 }  // namespace lucid
 
 struct lucid_token_queue {
     std::mutex lock;
     std::condition_variable arrived;
     std::deque<lucid_token> items;
+    lucid::Relay * relay = nullptr;  // of the thread that waits, if tokens need not wake it up
 
     // Whether there is an item before `until`; `held` holds the lock.
     bool wait(std::unique_lock<std::mutex> & held, lucid::monotonic::time_point until) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pytest
 from engine_cases import GREEDY, MakeEngine, settle, text_of
 
 from engine import Engine, Layout, Request
@@ -117,17 +118,20 @@ def test_room_shared_with_an_evicted_sequence_counts(small: Model, make_engine: 
     assert run(engine, tokens((5, 50), (8, 10)), max_tokens=1000) == 50
 
 
-def test_waiting_for_room_costs_no_cache(small: Model, make_engine: MakeEngine) -> None:
+def test_waiting_for_room_costs_no_cache(
+    small: Model, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A request that has to wait for a running one does not empty the prefix cache meanwhile."""
     engine = make_engine(small, kv_layout=Layout.UNIFIED, parallel=3, context=512, kv_cells=600)
     run(engine, tokens((9, 80)))
+    step = engine._step
+    monkeypatch.setattr(engine, "_step", lambda planned: (time.sleep(0.003), step(planned)))  # lest it be over too soon
     blocking = engine.submit(Request(tokens((5, 100)), 350, GREEDY, ignore_eos=True))
     assert blocking.next(timeout=60) is not None
     waiting = engine.submit(Request(tokens((6, 400)), 100, GREEDY, ignore_eos=True))
-    steps = engine.stats().counters.steps
-    while engine.stats().counters.steps < steps + 3:
-        time.sleep(0.0001)
+    assert waiting.next(timeout=0.05) is None
     assert (engine.stats().waiting, engine.stats().evictions) == (1, 0)
+    monkeypatch.undo()
     blocking.cancel()
     text_of(waiting)
     assert waiting.completion_tokens == 100

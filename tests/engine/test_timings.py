@@ -1,8 +1,11 @@
 """The stopwatch: phases fill a request's time without gap or overlap, whatever runs beside what."""
 
+import numpy as np
 import pytest
 
 from engine import Timings
+
+LOOP = ("handoff", "detokenize", "write")
 
 
 def timings_of(laps: list[tuple[str, float]], total: float) -> Timings:
@@ -60,6 +63,17 @@ def test_work_beside_the_engine_is_not_on_the_path() -> None:
     }
     assert sum(phases.values()) == timings.total_seconds == 10.0
     assert timings.beside == {"detokenize": 0.25, "write": 0.25}
+
+
+def test_tokens_that_went_past_python_are_laps_like_others() -> None:
+    times = [[5.5, 5.75, 6.0], [6.5, 6.75, 7.5]]
+    one_by_one = whole([(name, at) for row in times for name, at in zip(LOOP, row, strict=True)], 9.0)
+    at_once = whole([], 9.0)
+    at_once.relayed(np.array(times))
+    assert list(at_once.laps()) == list(one_by_one.laps())
+    assert (at_once.phases, at_once.beside) == (one_by_one.phases, one_by_one.beside)
+    at_once.relayed(np.empty((0, 3)))
+    assert list(at_once.laps()) == list(one_by_one.laps())
 
 
 def test_a_slow_client_makes_writing_part_of_the_path() -> None:

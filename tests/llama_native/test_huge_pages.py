@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def advised_bytes() -> int:
 @pytest.mark.skipif(not SETTING.exists(), reason="this kernel has no transparent huge pages")
 def test_a_kv_cache_lies_in_huge_pages(chat_model_path: Path) -> None:
     with ln.Model(chat_model_path) as model:
+        gc.collect()  # contexts of other tests
         before = advised_bytes()
         with ln.Context(model, ln.ContextParams(n_ctx=4096, n_batch=32, n_ubatch=32)):
             grown = advised_bytes() - before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from llama_native import Model, Relay, RelayEnd, TokenQueue, TokenTexts, Vocab
-from llama_native.relay import CAPACITY
+from llama_native.relay import CAPACITY, Relayed
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -55,11 +56,13 @@ def queue_of(*items: int | str) -> TokenQueue[str]:
 
 
 def received(theirs: socket.socket) -> bytes:
+    """What has come so far."""
     theirs.setblocking(False)
-    try:
-        return theirs.recv(1 << 22)
-    except BlockingIOError:
-        return b""
+    data = b""
+    with contextlib.suppress(BlockingIOError):
+        while part := theirs.recv(1 << 20):
+            data += part
+    return data
 
 
 def in_chunks(data: bytes) -> list[bytes]:
@@ -130,8 +133,8 @@ def test_a_token_outside_the_vocabulary_is_left(vocab: Vocab, texts: TokenTexts,
 def test_times_are_those_of_the_stopwatch(vocab: Vocab, texts: TokenTexts, pair: Pair) -> None:
     token = int(vocab.tokenize("a")[0])
     begin = time.perf_counter()
-    end, times = relay_to(pair[0], texts).run(queue_of(*[token] * 5), 0.01)
-    assert (end, times.shape) == (RelayEnd.TIME, (5, 3))
+    end, times = relay_to(pair[0], texts).run(queue_of(*[token] * 5, "the end"), 60)
+    assert (end, times.shape) == (RelayEnd.LEFT, (5, 3))
     flat = [begin, *times.ravel(), time.perf_counter()]
     assert np.all(np.diff(flat) >= 0)
 
@@ -139,12 +142,15 @@ def test_times_are_those_of_the_stopwatch(vocab: Vocab, texts: TokenTexts, pair:
 def test_more_than_it_has_room_for_waits_for_the_next_turn(vocab: Vocab, texts: TokenTexts, pair: Pair) -> None:
     ours, theirs = pair
     token = int(vocab.tokenize("a")[0])
-    queue = queue_of(*[token] * (CAPACITY + 3))
+    queue = queue_of(*[token] * (CAPACITY + 3), "the end")
     relay = relay_to(ours, texts)
-    first, second = relay.run(queue, 60), relay.run(queue, 0.05)
-    assert (first.end, len(first.times)) == (RelayEnd.LEFT, CAPACITY)
-    assert (second.end, len(second.times)) == (RelayEnd.TIME, 3)
-    assert received(theirs) == (CAPACITY + 3) * (BEFORE + b"a" + AFTER)
+    relay.frame(b"", b"")
+    first = relay.run(queue, 60)
+    got = received(theirs)
+    second = relay.run(queue, 60)
+    assert (first.end, len(first.times), len(got)) == (RelayEnd.TIME, CAPACITY, CAPACITY)
+    assert (second.end, len(second.times)) == (RelayEnd.LEFT, 3)
+    assert got + received(theirs) == (CAPACITY + 3) * b"a"
 
 
 def test_its_time_ends_though_tokens_keep_coming(vocab: Vocab, texts: TokenTexts, pair: Pair) -> None:
@@ -158,7 +164,7 @@ def test_a_client_that_has_gone_is_noticed(vocab: Vocab, texts: TokenTexts, pair
     theirs.close()
     token = int(vocab.tokenize("a")[0])
     end, times = relay_to(ours, texts).run(queue_of(token, token), 1)
-    assert (end, len(times)) == (RelayEnd.GONE, 1)
+    assert (end, len(times)) == (RelayEnd.BROKEN, 1)
 
 
 def test_a_client_that_does_not_read_is_given_up(vocab: Vocab, texts: TokenTexts, pair: Pair) -> None:
@@ -202,3 +208,107 @@ def test_a_token_that_waited_too_long_is_not_written(vocab: Vocab, texts: TokenT
     time.sleep(0.05)
     assert relay_to(ours, texts, patience=0.02).run(queue, 1).end is RelayEnd.BEHIND
     assert received(theirs) == b""
+
+
+class Waiting:
+    """A relay that waits in a thread of its own, for those who put tokens to write them."""
+
+    def __init__(self, relay: Relay, queue: TokenQueue[str]) -> None:
+        self.ended: list[Relayed] = []
+        self._thread = threading.Thread(target=lambda: self.ended.append(relay.run(queue, 30)))
+        self._thread.start()
+        time.sleep(0.1)
+
+    def join(self) -> Relayed:
+        self._thread.join()
+        return self.ended[0]
+
+
+def test_tokens_that_come_while_it_waits_are_written_by_who_puts_them(
+    vocab: Vocab, texts: TokenTexts, pair: Pair
+) -> None:
+    ours, theirs = pair
+    token = int(vocab.tokenize("a")[0])
+    queue: TokenQueue[str] = TokenQueue()
+    waiting = Waiting(relay_to(ours, texts), queue)
+    for count in range(1, 6):
+        queue.put(0, token)
+        assert received(theirs) == BEFORE + b"a" + AFTER, f"token {count} was there when `put` came back"
+    queue.put(0, "the end")
+    end, times = waiting.join()
+    assert (end, times.shape) == (RelayEnd.LEFT, (5, 3))
+    assert np.all(np.diff(times.ravel()) >= 0)
+    assert queue.get(0) == (0, "the end")
+
+
+def test_order_is_kept_whoever_writes(vocab: Vocab, texts: TokenTexts, pair: Pair) -> None:
+    """Many tokens, put without a pause, to a client that reads slowly: some fit the socket at once, others do not."""
+    ours, theirs = pair
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    letters = [int(vocab.tokenize(letter)[0]) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    queue: TokenQueue[str] = TokenQueue()
+    relay = relay_to(ours, texts, patience=30)
+    relay.frame(b"<" * 300, b">")
+    count, got = 2000, bytearray()
+
+    def write() -> None:
+        written = 0
+        while written < count:
+            end, times = relay.run(queue, 0.05)
+            assert end in (RelayEnd.TIME, RelayEnd.LEFT)
+            written += len(times)
+
+    def read() -> None:
+        while len(got) < 302 * count:
+            got.extend(theirs.recv(3000))
+            time.sleep(0.0001)
+
+    threads = [threading.Thread(target=target) for target in (write, read)]
+    for thread in threads:
+        thread.start()
+    for number in range(count):
+        queue.put(0, letters[number % 26])
+    for thread in threads:
+        thread.join()
+    texts_come = bytes(got).replace(b"<", b"").replace(b">", b"").decode()
+    assert texts_come == ("abcdefghijklmnopqrstuvwxyz" * (count // 26 + 1))[:count]
+
+
+def test_what_a_socket_does_not_take_at_once_is_finished(vocab: Vocab, texts: TokenTexts, pair: Pair) -> None:
+    ours, theirs = pair
+    token = int(vocab.tokenize("a")[0])
+    queue: TokenQueue[str] = TokenQueue()
+    relay = relay_to(ours, texts)
+    relay.frame(b"x" * 3_000_000, b"y")
+    waiting = Waiting(relay, queue)
+    begin = time.perf_counter()
+    queue.put(0, token)
+    queue.put(0, token)
+    queue.put(0, "the end")
+    assert time.perf_counter() - begin < 2, "`put` waits for no client"
+    data = b""
+    while len(data) < 6_000_004:
+        data += theirs.recv(1 << 20)
+    assert data == 2 * (b"x" * 3_000_000 + b"ay")
+    assert waiting.join().end is RelayEnd.LEFT
+
+
+def test_a_client_that_goes_while_it_waits(vocab: Vocab, texts: TokenTexts, pair: Pair) -> None:
+    ours, theirs = pair
+    queue: TokenQueue[str] = TokenQueue()
+    waiting = Waiting(relay_to(ours, texts), queue)
+    theirs.close()
+    queue.put(0, int(vocab.tokenize("a")[0]))
+    assert waiting.join().end is RelayEnd.BROKEN
+    queue.put(0, "nobody waits any more")
+    assert queue.get(0) == (0, "nobody waits any more")
+
+
+def test_a_client_that_stops_reading_while_it_waits(vocab: Vocab, texts: TokenTexts, pair: Pair) -> None:
+    ours, _ = pair
+    queue: TokenQueue[str] = TokenQueue()
+    relay = relay_to(ours, texts, patience=0.2)
+    relay.frame(b"x" * 3_000_000, b"y")
+    waiting = Waiting(relay, queue)
+    queue.put(0, int(vocab.tokenize("a")[0]))
+    assert waiting.join().end is RelayEnd.BEHIND

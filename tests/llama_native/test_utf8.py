@@ -32,6 +32,9 @@ def test_a_character_appears_with_its_last_byte() -> None:
 
 def test_flush_of_half_a_character_and_reuse() -> None:
     decoder = Utf8Decoder()
+    assert not decoder.pending
     assert decoder.feed(b"a\xe2\x9c") == "a"
+    assert decoder.pending
     assert decoder.flush() == "\ufffd"
+    assert not decoder.pending
     assert decoder.feed(b"b") == "b"

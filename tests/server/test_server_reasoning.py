@@ -34,7 +34,11 @@ CASES = [
 def test_thoughts_in_any_cut(data: st.DataObject, text: str, closing: str | None, reasoning: str, content: str) -> None:
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=8).map(sorted))
     splitter = ReasoningSplitter(closing)
-    parts = [splitter.feed(text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    parts = []
+    for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        transparent = splitter.transparent
+        parts.append(splitter.feed(text[begin:end]))
+        assert not transparent or (parts[-1] == ("", text[begin:end]) and splitter.transparent)
     parts.append(splitter.flush())
     assert "".join(thought for thought, _ in parts) == reasoning
     assert "".join(said for _, said in parts) == content

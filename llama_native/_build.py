@@ -47,6 +47,7 @@ SOURCES = (
     "kernels/attention_op",
     "kernels/buffer",
     "kernels/huge_pages",
+    "kernels/output_matrix",
     "kernels/pages",
     "kernels/q4_1",
 )

@@ -102,6 +102,9 @@ def test_what_is_packed_is_not_kept_twice(chat_model_path: Path) -> None:
     with ln.Model(chat_model_path) as model:
         assert model.packed_size > 50_000_000
         assert resident() - before < model.size - model.packed_size
+        with ln.Context(model, ln.ContextParams(n_ctx=64)) as context:
+            logits(context, TOKENS, 1)
+        assert resident() - before < 8_000_000, "the output matrix is read from a copy"
 
 
 def test_they_are_there() -> None:

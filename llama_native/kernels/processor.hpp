@@ -8,6 +8,9 @@
 
 #define LUCID_AVX2 __attribute__((target("avx2,fma,f16c")))
 
+// The same and AVX-512's products of bytes, in registers of AVX2's size.
+#define LUCID_VNNI __attribute__((target("avx2,fma,f16c,avx512vl,avx512vnni")))
+
 namespace lucid {
 
 // AVX2, FMA and F16C. Compilers of some years ago do not know the name of the last.
@@ -16,6 +19,9 @@ inline bool has_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) &&
            (ecx & bit_F16C) != 0;
 }
+
+// What AVX-512 has for products of bytes, beside `has_avx2`.
+inline bool has_vnni() { return has_avx2() && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"); }
 
 }  // namespace lucid
 

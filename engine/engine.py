@@ -228,8 +228,8 @@ class Engine:
                 if self._scheduler.running:
                     self._counters.begin_step()
                     self._step(self._scheduler.plan())
-                    self._counters.end_step()
                     self._outbox.send()
+                    self._counters.end_step()
                 else:
                     self._idle = True
                     release_compute_threads()  # for others that compute meanwhile

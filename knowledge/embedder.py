@@ -72,7 +72,8 @@ class Embedder:
     ) -> None:
         self.path = Path(path)
         """The model's file."""
-        self._model = Model(self.path, ModelParams(n_gpu_layers=gpu_layers, main_gpu=main_gpu, kernels=kernels))
+        params = ModelParams(n_gpu_layers=gpu_layers, main_gpu=main_gpu, kernels=kernels, logits=False)
+        self._model = Model(self.path, params)
         try:
             self.fingerprint = _fingerprint(self.path)
             """Identity of the model's file: vectors of different fingerprints must never be compared."""

@@ -55,7 +55,11 @@ class Model(Resource):
             c_params.progress_callback_user_data = call.user_data
         packed = ffi.new("size_t *")
         kernels = self.params.kernels
-        copy_output = kernels and any(tensor.type == GgmlType.Q4_1 for tensor in self.header.tensors.values())
+        copy_output = (
+            kernels
+            and self.params.logits
+            and any(tensor.type == GgmlType.Q4_1 for tensor in self.header.tensors.values())
+        )
         pointer = C.lucid_model_load(os.fsencode(self.path), c_params, kernels, copy_output, packed)
         del keep
         if pointer == ffi.NULL:

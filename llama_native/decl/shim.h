@@ -174,7 +174,11 @@ enum {
     LUCID_RELAY_BROKEN = 3, /* writing failed; what was being written may be cut off */
 };
 
-/* Takes tokens out of the queue and writes their texts; while it waits, who puts them writes. times[0..2] of each: when it was taken, rendered, written.
- * `n` is how many there were, of at most `capacity`. */
+/* Takes tokens out of the queue and writes their texts; while it waits, who puts them writes. times[0..2] of each: when it
+ * was taken, rendered, written. `n` is how many there were, of at most `capacity`. */
 int32_t lucid_relay(lucid_token_queue *queue, const lucid_token_texts *texts, const lucid_relay_target *target,
                     double seconds, int32_t capacity, double *times, int32_t *n);
+
+/* For comparisons: whether products of Q4_1 use AVX-512's products of bytes, where the processor has them. The results have
+ * the same bits. Returns whether they are used from now on. */
+bool lucid_use_vnni(bool wanted);

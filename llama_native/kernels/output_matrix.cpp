@@ -26,7 +26,7 @@ class output_matrix : public ggml::cpu::extra_buffer_type {
     // Asked by the loader, with an empty buffer, and by the scheduler, with the matrix in its place.
     bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) override {
         const ggml_tensor *weight = op->src[0], *input = op->src[1];
-        if (op->op != GGML_OP_MUL_MAT || !ggml_is_quantized(weight->type) || input->type != GGML_TYPE_F32) {
+        if (op->op != GGML_OP_MUL_MAT || weight->buffer == nullptr || !ggml_is_quantized(weight->type) || input->type != GGML_TYPE_F32) {
             return false;
         }
         const bool loading = ggml_backend_buffer_get_size(weight->buffer) == 0;

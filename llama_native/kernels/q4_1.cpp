@@ -1,5 +1,6 @@
 #include "q4_1.hpp"
 
+#include <atomic>
 #include <cstring>
 
 #include "processor.hpp"
@@ -174,8 +175,10 @@ LUCID_VNNI void multiply_vnni(const packed_block * group, int64_t length, const 
 
 }  // namespace
 
+std::atomic<bool> use_vnni = has_vnni();
+
 void multiply(const packed_block * group, int64_t length, const vector * vectors, float * const * results, int64_t count) {
-    static const bool vnni = has_vnni();
+    const bool vnni = use_vnni.load(std::memory_order_relaxed);
     switch (count) {
         case 1: return (vnni ? multiply_vnni<1> : multiply_some<1>)(group, length, vectors, results);
         case 2: return (vnni ? multiply_vnni<2> : multiply_some<2>)(group, length, vectors, results);
@@ -192,3 +195,11 @@ void multiply(const packed_block *, int64_t, const vector *, float * const *, in
 #endif
 
 }  // namespace lucid::q4_1
+
+extern "C" bool lucid_use_vnni([[maybe_unused]] bool wanted) {
+#if defined(__x86_64__)
+    return lucid::q4_1::use_vnni = wanted && lucid::has_vnni();
+#else
+    return false;
+#endif
+}

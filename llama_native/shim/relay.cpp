@@ -36,10 +36,11 @@ bool Relay::takes(int32_t token) const {
 }
 
 int32_t Relay::write(int32_t token) {
-    double * const time = times + 3 * (size_t) (*n)++;
+    double * const time = times + 3 * (size_t) *n;
     time[0] = time[1] = time[2] = seconds_of(monotonic::now());
     const int32_t size = texts.sizes[token];
     if (size == 0) {  // a token without text brings nothing to write
+        ++*n;
         return SENT;
     }
     out.clear();
@@ -54,6 +55,7 @@ int32_t Relay::write(int32_t token) {
     if (target.chunked) {
         out.append("\r\n");
     }
+    ++*n;
     time[1] = seconds_of(monotonic::now());
     const int32_t code = send_some();
     time[2] = seconds_of(monotonic::now());

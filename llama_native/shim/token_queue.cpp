@@ -25,20 +25,22 @@ lucid_token_queue * lucid_token_queue_new(void) {
 
 void lucid_token_queue_free(lucid_token_queue * queue) { delete queue; }
 
+// Where memory ends while a text is rendered, the token stays in its queue for the thread that waits.
 bool lucid_token_queue_put(const lucid_parcel * parcels, int32_t n) {
     const double now = lucid::seconds_of(lucid::monotonic::now());
     try {
         for (const lucid_parcel * parcel = parcels; parcel < parcels + n; ++parcel) {
             lucid_token_queue * const queue = parcel->queue;
             std::unique_lock<std::mutex> held(queue->lock);
-            int32_t token = parcel->token;
-            if (queue->relay != nullptr && queue->items.empty() && queue->relay->takes(token)) {
-                if (queue->relay->write(token) == lucid::Relay::SENT) {
+            const bool relayed = queue->relay != nullptr && queue->items.empty() && queue->relay->takes(parcel->token);
+            queue->items.push_back({parcel->place, parcel->token, now});  // first, as it needs memory
+            if (relayed) {
+                if (queue->relay->write(parcel->token) == lucid::Relay::SENT) {
+                    queue->items.pop_back();
                     continue;
                 }
-                token = LUCID_TOKEN_REST;
+                queue->items.back().token = LUCID_TOKEN_REST;
             }
-            queue->items.push_back({parcel->place, token, now});
             held.unlock();
             queue->arrived.notify_one();
         }

@@ -72,8 +72,7 @@ class Embedder:
     ) -> None:
         self.path = Path(path)
         """The model's file."""
-        params = ModelParams(n_gpu_layers=gpu_layers, main_gpu=main_gpu, kernels=kernels, logits=False)
-        self._model = Model(self.path, params)
+        self._model = Model(self.path, ModelParams(n_gpu_layers=gpu_layers, main_gpu=main_gpu, kernels=kernels))
         try:
             self.fingerprint = _fingerprint(self.path)
             """Identity of the model's file: vectors of different fingerprints must never be compared."""

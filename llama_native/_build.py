@@ -47,7 +47,6 @@ SOURCES = (
     "kernels/attention_op",
     "kernels/buffer",
     "kernels/huge_pages",
-    "kernels/output_matrix",
     "kernels/pages",
     "kernels/q4_1",
 )

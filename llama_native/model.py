@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_native import gguf, log
-from llama_native.enums import FileType, GgmlType, Pooling, RopeType
+from llama_native.enums import FileType, Pooling, RopeType
 from llama_native.errors import LoadCancelled, ModelLoadError, UnsupportedModel, failure_reason
 from llama_native.ffi import C, ffi, text
 from llama_native.handle import Handle, Resource
@@ -54,13 +54,7 @@ class Model(Resource):
             c_params.progress_callback = C.lucid_on_progress
             c_params.progress_callback_user_data = call.user_data
         packed = ffi.new("size_t *")
-        kernels = self.params.kernels
-        copy_output = (
-            kernels
-            and self.params.logits
-            and any(tensor.type == GgmlType.Q4_1 for tensor in self.header.tensors.values())
-        )
-        pointer = C.lucid_model_load(os.fsencode(self.path), c_params, kernels, copy_output, packed)
+        pointer = C.lucid_model_load(os.fsencode(self.path), c_params, self.params.kernels, packed)
         del keep
         if pointer == ffi.NULL:
             raise call.error or _load_error(self.path, call)

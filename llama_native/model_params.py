@@ -28,7 +28,6 @@ class ModelParams:
     :ivar use_extra_bufts: repack the weights for this CPU where that is faster; needs more memory.
     :ivar kernels: let Lucid's own kernels compute flash attention over keys and values in f16 and, if `use_extra_bufts`
         is set, products of weights in Q4_1, where the processor has the instructions (see `build_info()`).
-    :ivar logits: the model is to give logits; otherwise its output matrix stays in the mapped file.
     :ivar devices: names of the devices to use (see `devices()`); None means all, () none but the CPU.
     :ivar kv_overrides: metadata values that replace the file's.
     """
@@ -42,7 +41,6 @@ class ModelParams:
     check_tensors: bool = False
     use_extra_bufts: bool = True
     kernels: bool = True
-    logits: bool = True
     devices: tuple[str, ...] | None = None
     kv_overrides: Mapping[str, Override] = field(default_factory=dict)
 

@@ -38,11 +38,10 @@ void lucid_release_compute_threads(void);
 void lucid_huge_pages_install(void);
 
 /* Our own kernels (llama_native/kernels/). Install them before the first model is loaded; false: this processor lacks the
- * instructions. `kernels`: this model may use them, and `copy_output` has its output matrix copied out of the mapped file;
- * `packed` becomes the bytes of weights that they took. */
+ * instructions. `kernels`: this model may use them; `packed` becomes the bytes of weights that they took. */
 bool lucid_kernels_install(void);
 struct llama_model *lucid_model_load(const char *path, const struct llama_model_params *params, bool kernels,
-                                     bool copy_output, size_t *packed);
+                                     size_t *packed);
 
 /* Gives back the memory of what is mapped of a file (its resolved path); pages that are still used come back by themselves. */
 void lucid_forget_pages(const char *path);

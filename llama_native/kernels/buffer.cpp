@@ -14,7 +14,6 @@
 #include "ggml-cpu.h"
 #include "ggml-cpu/ggml-cpu-impl.h"
 #include "ggml-cpu/traits.h"
-#include "output_matrix.hpp"
 #include "q4_1.hpp"
 
 namespace {
@@ -162,22 +161,18 @@ bool lucid_kernels_install(void) {
         return false;
     }
     auto & types = ggml_backend_cpu_get_extra_buffer_types();
-    for (ggml_backend_buffer_type_t ours : {buffer_type(), lucid::output_matrix_buffer_type()}) {
-        if (std::find(types.begin(), types.end(), ours) == types.end()) {
-            types.push_back(ours);  // behind ggml's own: what those take (AMX does), they are better at
-        }
+    if (std::find(types.begin(), types.end(), buffer_type()) == types.end()) {
+        types.push_back(buffer_type());  // behind ggml's own: what those take (AMX does), they are better at
     }
     return true;
 }
 
-llama_model * lucid_model_load(const char * path, const llama_model_params * params, bool kernels, bool copy_output,
-                               size_t * packed) {
+llama_model * lucid_model_load(const char * path, const llama_model_params * params, bool kernels, size_t * packed) {
     wanted = kernels;
-    lucid::output_matrix_wanted = copy_output;
     taken = 0;
     llama_model * const model =
         lucid::guarded<llama_model *>(nullptr, [&] { return llama_model_load_from_file(path, *params); });
-    wanted = lucid::output_matrix_wanted = false;
+    wanted = false;
     *packed = taken;
     return model;
 }

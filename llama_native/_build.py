@@ -48,7 +48,12 @@ SOURCES = (
     "kernels/buffer",
     "kernels/huge_pages",
     "kernels/pages",
+    "kernels/planning",
+    "kernels/processor",
+    "kernels/product_op",
     "kernels/q4_1",
+    "kernels/q8_0",
+    "kernels/vectors",
 )
 
 #: Headers that say whether a prefix is one of build_llama.sh's.

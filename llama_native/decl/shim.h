@@ -178,6 +178,6 @@ enum {
 int32_t lucid_relay(lucid_token_queue *queue, const lucid_token_texts *texts, const lucid_relay_target *target,
                     double seconds, int32_t capacity, double *times, int32_t *n);
 
-/* For comparisons: whether products of Q4_1 use AVX-512's products of bytes, where the processor has them. The results have
+/* For comparisons: whether products of weights use AVX-512's products of bytes, where the processor has them. The results have
  * the same bits. Returns whether they are used from now on. */
 bool lucid_use_vnni(bool wanted);

@@ -12,8 +12,6 @@
 
 namespace lucid::attention {
 
-bool supported() { return has_avx2(); }
-
 void combine(state & total, const state & part, int64_t value_length) {
     if (part.sum == 0.0f) {
         return;

@@ -39,9 +39,6 @@ struct state {
     float * values;
 };
 
-// Whether this processor has the instructions that the functions below need.
-bool supported();
-
 // Attention of `count` queries to the segment of cells that begins with `first`, anew in `states`.
 void attend(const query * queries, int64_t count, const cells & keys, int64_t key_length, const cells & values,
             int64_t value_length, int64_t first, float scale, state * states);

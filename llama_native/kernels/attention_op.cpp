@@ -7,17 +7,13 @@
 
 #include "attention.hpp"
 #include "ggml-cpu/ggml-cpu-impl.h"
+#include "planning.hpp"
 
 namespace lucid {
 
 namespace {
 
 using namespace attention;
-
-thread_local bool wanted = true;
-
-// Where the thread that plans a graph notes for those that compute it whose function it is; ggml uses the first ones.
-constexpr int mark = GGML_MAX_OP_PARAMS / sizeof(int32_t) - 1;
 
 // Cells whose segments one thread combines. Fixed, so that the order of all sums is, too.
 constexpr int64_t chunk_size = 4 * segment_size;
@@ -147,8 +143,6 @@ struct item {
 
 }  // namespace
 
-void want_attention(bool want) { wanted = want; }
-
 bool attention_op::takes(const ggml_tensor * op) {
     const ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2], *mask = op->src[3], *sinks = op->src[4];
     float parameters[3];  // scale, largest bias of ALiBi, soft cap of the scores
@@ -167,15 +161,15 @@ bool attention_op::takes(const ggml_tensor * op) {
 }
 
 bool attention_op::work_size(int threads, const ggml_tensor * op, size_t & size) {
-    const_cast<ggml_tensor *>(op)->op_params[mark] = wanted;
-    if (wanted) {
-        size = attention_of(op).work_bytes(threads);
+    if (!claim(op)) {
+        return false;
     }
-    return wanted;
+    size = attention_of(op).work_bytes(threads);
+    return true;
 }
 
 bool attention_op::compute_forward(ggml_compute_params * params, ggml_tensor * op) {
-    if (op->op_params[mark] == 0) {
+    if (!claimed(op)) {
         return false;
     }
     const attention_of all(op);

@@ -6,9 +6,6 @@
 
 namespace lucid {
 
-// Whether graphs that this thread has computed from now on may use our attention; they may until it is called.
-void want_attention(bool want);
-
 struct attention_op : ggml::cpu::tensor_traits {
     // Whether our functions can compute this GGML_OP_FLASH_ATTN_EXT.
     static bool takes(const ggml_tensor * op);

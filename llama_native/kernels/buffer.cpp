@@ -1,5 +1,5 @@
-// A buffer type of ggml's CPU backend whose matrices are packed for our kernels and multiplied by them. Attention, which has
-// no weights, comes in by the same door.
+// A buffer type of ggml's CPU backend whose matrices are packed for our kernels and multiplied by them. What needs no packing,
+// attention and matrices in Q8_0, comes in by the same door.
 //
 // ggml's CPU backend asks every "extra buffer type" whether it wants a weight, has it convert the weight while it is
 // loaded, and lets it compute the operations on it, within the same compute threads and the same graph. Its own repacked
@@ -8,17 +8,19 @@
 #include <algorithm>
 
 #include "../shim/guard.hpp"
-#include "attention.hpp"
 #include "attention_op.hpp"
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
-#include "ggml-cpu/ggml-cpu-impl.h"
 #include "ggml-cpu/traits.h"
+#include "processor.hpp"
+#include "product_op.hpp"
 #include "q4_1.hpp"
+#include "q8_0.hpp"
 
 namespace {
 
-using namespace lucid::q4_1;
+namespace q4_1 = lucid::q4_1;
+namespace q8_0 = lucid::q8_0;
 using ggml::cpu::tensor_traits;
 
 // Of the model that this thread loads: whether it may use these kernels, and bytes of weights that they took.
@@ -31,67 +33,19 @@ bool is_packed(const ggml_tensor * weight) {
     return weight->buffer != nullptr && ggml_backend_buffer_get_type(weight->buffer) == buffer_type();
 }
 
-// Address of row `i` of a tensor, counted over all its dimensions but the first.
-char * row(const ggml_tensor * tensor, int64_t i) {
-    const int64_t i1 = i % tensor->ne[1], i2 = i / tensor->ne[1] % tensor->ne[2], i3 = i / tensor->ne[1] / tensor->ne[2];
-    return static_cast<char *>(tensor->data) + i1 * tensor->nb[1] + i2 * tensor->nb[2] + i3 * tensor->nb[3];
+// A matrix in Q8_0 where the processor can read it, as it is in the file.
+bool is_plain_q8_0(const ggml_tensor * weight) {
+    return weight->type == GGML_TYPE_Q8_0 && weight->buffer != nullptr && ggml_backend_buffer_is_host(weight->buffer);
 }
 
-class product : public tensor_traits {
-    bool work_size(int, const ggml_tensor * op, size_t & size) override {
-        size = vector_bytes(op->src[1]->ne[0]) * size_t(ggml_nrows(op->src[1]));
-        return true;
-    }
-
-    // Called by each of the threads with the same operation.
-    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
-        const ggml_tensor *weight = op->src[0], *input = op->src[1];
-        const int64_t length = weight->ne[0], groups = weight->ne[1] / group_size, count = ggml_nrows(input);
-        for (int64_t i = params->ith; i < count; i += params->nth) {
-            quantize(reinterpret_cast<const float *>(row(input, i)), length, vector_at(params->wdata, length, i));
-        }
-        // Threads take parts as they come, since one may share its core with other work. A part stays in the cache
-        // while all vectors pass by.
-        const int64_t group_bytes = length / block_size * int64_t(sizeof(packed_block));
-        const int64_t part = std::clamp<int64_t>(part_bytes / group_bytes, 1, std::max<int64_t>(1, groups / params->nth));
-        const int64_t parts = (groups + part - 1) / part;
-        if (params->ith == 0) {
-            ggml_threadpool_chunk_set(params->threadpool, params->nth);
-        }
-        ggml_barrier(params->threadpool);
-        for (int64_t at = params->ith; at < parts; at = ggml_threadpool_chunk_add(params->threadpool, 1)) {
-            multiply_groups(params, op, at * part, std::min(groups, (at + 1) * part), count);
-        }
-        return true;
-    }
-
-    static void multiply_groups(const ggml_compute_params * params, const ggml_tensor * op, int64_t from, int64_t to,
-                                int64_t count) {
-        const int64_t length = op->src[0]->ne[0], blocks = length / block_size;
-        const auto * packed = static_cast<const packed_block *>(op->src[0]->data);
-        for (int64_t first = 0; first < count; first += max_vectors) {
-            const int64_t some = std::min(max_vectors, count - first);
-            vector vectors[max_vectors];
-            float * results[max_vectors];
-            for (int64_t i = 0; i < some; i++) {
-                vectors[i] = vector_at(params->wdata, length, first + i);
-                results[i] = reinterpret_cast<float *>(row(op, first + i)) + from * group_size;
-            }
-            for (int64_t group = from; group < to; group++) {
-                multiply(packed + group * blocks, length, vectors, results, some);
-                for (int64_t i = 0; i < some; i++) {
-                    results[i] += group_size;
-                }
-            }
-        }
-    }
-
-    static constexpr int64_t part_bytes = 16384;
-};
-
-// Never destroyed: a thread may compute until the very end of the process.
+// These are never destroyed: a thread may compute until the very end of the process.
 tensor_traits * product_of_packed() {
-    static tensor_traits * const traits = new product;
+    static tensor_traits * const traits = new lucid::product_op(q4_1::of_packed, /* always */ true);
+    return traits;
+}
+
+tensor_traits * product_of_plain() {
+    static tensor_traits * const traits = new lucid::product_op(q8_0::of_plain, /* always */ false);
     return traits;
 }
 
@@ -108,14 +62,17 @@ class packing : public ggml::cpu::extra_buffer_type {
         }
         const ggml_tensor *weight = op->src[0], *input = op->src[1];
         const bool loading = ggml_backend_buffer_get_size(weight->buffer) == 0;
-        return (wanted || !loading) && weight->view_src == nullptr && weight->type == GGML_TYPE_Q4_1 && ggml_n_dims(weight) == 2 &&
-               weight->ne[1] % group_size == 0 && input->type == GGML_TYPE_F32 && input->nb[0] == sizeof(float) &&
+        return (wanted || !loading) && weight->type == GGML_TYPE_Q4_1 && q4_1::of_packed.takes(op) &&
                (input->buffer == nullptr || ggml_backend_buffer_is_host(input->buffer));
     }
 
     tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
         switch (op->op) {
-            case GGML_OP_MUL_MAT: return is_packed(op->src[0]) ? product_of_packed() : nullptr;
+            case GGML_OP_MUL_MAT:
+                if (is_packed(op->src[0])) {
+                    return product_of_packed();
+                }
+                return is_plain_q8_0(op->src[0]) && q8_0::of_plain.takes(op) ? product_of_plain() : nullptr;
             case GGML_OP_FLASH_ATTN_EXT: return lucid::attention_op::takes(op) ? attention() : nullptr;
             default: return nullptr;
         }
@@ -124,7 +81,7 @@ class packing : public ggml::cpu::extra_buffer_type {
 
 void set_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
     GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor));
-    pack(static_cast<packed_block *>(tensor->data), data, tensor->ne[1], tensor->ne[0]);
+    q4_1::pack(static_cast<q4_1::packed_block *>(tensor->data), data, tensor->ne[1], tensor->ne[0]);
     taken += size;
 }
 
@@ -157,7 +114,7 @@ ggml_backend_buffer_type_t buffer_type() {
 extern "C" {
 
 bool lucid_kernels_install(void) {
-    if (!supported() || !lucid::attention::supported()) {
+    if (!lucid::has_avx2()) {
         return false;
     }
     auto & types = ggml_backend_cpu_get_extra_buffer_types();

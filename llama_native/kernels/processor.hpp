@@ -29,6 +29,14 @@ inline bool has_vnni() { return has_avx2() && __builtin_cpu_supports("avx512vl")
 
 namespace lucid {
 inline bool has_avx2() { return false; }
+inline bool has_vnni() { return false; }
 }  // namespace lucid
 
 #endif
+
+namespace lucid {
+
+// Whether kernels take AVX-512's products of bytes: where there are any, unless `lucid_use_vnni` forbids it.
+bool uses_vnni();
+
+}  // namespace lucid

@@ -1,6 +1,5 @@
 #include "q4_1.hpp"
 
-#include <atomic>
 #include <cstring>
 
 #include "processor.hpp"
@@ -13,8 +12,6 @@ namespace lucid::q4_1 {
 
 namespace {
 
-constexpr size_t cache_line = 64;
-
 struct plain_block {  // GGML_TYPE_Q4_1
     uint16_t scale;
     uint16_t minimum;
@@ -22,17 +19,6 @@ struct plain_block {  // GGML_TYPE_Q4_1
 };
 
 }  // namespace
-
-size_t vector_bytes(int64_t length) {
-    const size_t bytes = size_t(length) + size_t(length / block_size) * 2 * sizeof(float);
-    return (bytes + cache_line - 1) / cache_line * cache_line;
-}
-
-vector vector_at(void * array, int64_t length, int64_t i) {
-    char * const quants = static_cast<char *>(array) + vector_bytes(length) * size_t(i);
-    float * const scales = reinterpret_cast<float *>(quants + length);
-    return {reinterpret_cast<int8_t *>(quants), scales, scales + length / block_size};
-}
 
 void pack(packed_block * packed, const void * matrix, int64_t rows, int64_t length) {
     const auto * plain = static_cast<const plain_block *>(matrix);
@@ -51,44 +37,18 @@ void pack(packed_block * packed, const void * matrix, int64_t rows, int64_t leng
     }
 }
 
-bool supported() { return has_avx2(); }
-
 #if defined(__x86_64__)
 
-LUCID_AVX2 void quantize(const float * values, int64_t length, const vector & result) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    for (int64_t block = 0; block < length / block_size; block++, values += block_size) {
-        __m256 value[4];
-        __m256 largest = _mm256_setzero_ps();
-        for (int i = 0; i < 4; i++) {
-            value[i] = _mm256_loadu_ps(values + 8 * i);
-            largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, value[i]));
-        }
-        __m128 half = _mm_max_ps(_mm256_castps256_ps128(largest), _mm256_extractf128_ps(largest, 1));
-        half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-        half = _mm_max_ss(half, _mm_movehdup_ps(half));
-        const float scale = _mm_cvtss_f32(half) / 127.0f;
-        const __m256 inverse = _mm256_set1_ps(scale > 0.0f ? 1.0f / scale : 0.0f);
-        __m256i quant[4];
-        __m256i sums = _mm256_setzero_si256();
-        for (int i = 0; i < 4; i++) {
-            quant[i] = _mm256_cvtps_epi32(_mm256_mul_ps(value[i], inverse));
-            sums = _mm256_add_epi32(sums, quant[i]);
-        }
-        // Packing works within halves of a register; the permutation puts the values in order again.
-        const __m256i low = _mm256_packs_epi32(quant[0], quant[1]), high = _mm256_packs_epi32(quant[2], quant[3]);
-        const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-        _mm256_storeu_si256(reinterpret_cast<__m256i *>(result.quants + block * block_size), bytes);
-        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-        result.scales[block] = scale;
-        result.sums[block] = scale * float(_mm_cvtsi128_si32(sum));
+namespace {
+
+// Processors' own prefetching begins anew at every matrix and page.
+inline void prefetch(const packed_block * group) {
+    constexpr size_t ahead = 32;  // blocks, 5 KiB
+    const char * const from = reinterpret_cast<const char *>(group + ahead);
+    for (size_t i = 0; i < sizeof *group; i += 64) {
+        __builtin_prefetch(from + i);
     }
 }
-
-namespace {
 
 template <int Count>
 LUCID_AVX2 void multiply_some(const packed_block * group, int64_t length, const vector * vectors, float * const * results) {
@@ -98,6 +58,7 @@ LUCID_AVX2 void multiply_some(const packed_block * group, int64_t length, const 
         total[v] = _mm256_setzero_ps();
     }
     for (int64_t block = 0; block < length / block_size; block++, group++) {
+        prefetch(group);
         // 16 bits are enough: each gets 16 products of at most 15 * 128.
         __m256i sums[Count];
         for (int v = 0; v < Count; v++) {
@@ -141,6 +102,7 @@ LUCID_VNNI void multiply_vnni(const packed_block * group, int64_t length, const 
         total[v] = _mm256_setzero_ps();
     }
     for (int64_t block = 0; block < length / block_size; block++, group++) {
+        prefetch(group);
         __m256i sums[Count];
         for (int v = 0; v < Count; v++) {
             sums[v] = _mm256_setzero_si256();
@@ -175,10 +137,9 @@ LUCID_VNNI void multiply_vnni(const packed_block * group, int64_t length, const 
 
 }  // namespace
 
-std::atomic<bool> use_vnni = has_vnni();
-
-void multiply(const packed_block * group, int64_t length, const vector * vectors, float * const * results, int64_t count) {
-    const bool vnni = use_vnni.load(std::memory_order_relaxed);
+void multiply(const void * matrix, int64_t length, const vector * vectors, float * const * results, int64_t count) {
+    const auto * group = static_cast<const packed_block *>(matrix);
+    const bool vnni = uses_vnni();
     switch (count) {
         case 1: return (vnni ? multiply_vnni<1> : multiply_some<1>)(group, length, vectors, results);
         case 2: return (vnni ? multiply_vnni<2> : multiply_some<2>)(group, length, vectors, results);
@@ -189,17 +150,8 @@ void multiply(const packed_block * group, int64_t length, const vector * vectors
 
 #else
 
-void quantize(const float *, int64_t, const vector &) {}
-void multiply(const packed_block *, int64_t, const vector *, float * const *, int64_t) {}
+void multiply(const void *, int64_t, const vector *, float * const *, int64_t) {}
 
 #endif
 
 }  // namespace lucid::q4_1
-
-extern "C" bool lucid_use_vnni([[maybe_unused]] bool wanted) {
-#if defined(__x86_64__)
-    return lucid::q4_1::use_vnni = wanted && lucid::has_vnni();
-#else
-    return false;
-#endif
-}

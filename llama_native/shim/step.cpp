@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "../kernels/attention_op.hpp"
+#include "../kernels/planning.hpp"
 #include "guard.hpp"
 #include "maximum.hpp"
 
@@ -192,7 +192,7 @@ int32_t run(llama_context * ctx, const llama_batch * batch, const lucid_limits *
     if (code != 0) {
         return code;
     }
-    lucid::want_attention(limits->kernels);
+    lucid::want_kernels(limits->kernels);
     return guarded<int32_t>(LUCID_CODE_GUARDED,
                             [&] { return encode ? llama_encode(ctx, *batch) : llama_decode(ctx, *batch); });
 }

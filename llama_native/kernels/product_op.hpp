@@ -1,0 +1,46 @@
+// ggml's products of a matrix of weights and activations by our functions: what they share, whatever the weights' format.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ggml-backend-impl.h"
+#include "ggml-cpu/traits.h"
+#include "vectors.hpp"
+
+namespace lucid {
+
+// Largest number of vectors that are computed together.
+constexpr int64_t max_vectors = 4;
+
+// A function for one format of weights. A group is some rows of the matrix that are computed together.
+struct product {
+    int64_t group_size;  // rows
+    size_t block_bytes;  // of a group, for each block_size columns
+
+    // Writes the products of one group and `count` vectors of `length` values: results[i][row].
+    void (*multiply)(const void * group, int64_t length, const vector * vectors, float * const * results, int64_t count);
+
+    // Whether the function can compute this GGML_OP_MUL_MAT, for weights in its format.
+    bool takes(const ggml_tensor * op) const;
+};
+
+class product_op : public ggml::cpu::tensor_traits {
+public:
+    // `always`: ggml has no function for these weights, so the operation is ours also where our kernels are not wanted.
+    product_op(const product & function, bool always) : function(function), always(always) {}
+
+    // Called by the thread that has the graph computed.
+    bool work_size(int threads, const ggml_tensor * op, size_t & size) override;
+
+    // Called by each of the threads with the same operation. False if it is left to ggml.
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override;
+
+private:
+    void multiply_groups(const void * vectors, const ggml_tensor * op, int64_t from, int64_t to) const;
+
+    product function;
+    bool always;
+};
+
+}  // namespace lucid

@@ -8,6 +8,7 @@
 #include "attention.hpp"
 #include "ggml-cpu/ggml-cpu-impl.h"
 #include "planning.hpp"
+#include "sharing.hpp"
 
 namespace lucid {
 
@@ -164,7 +165,7 @@ bool attention_op::work_size(int threads, const ggml_tensor * op, size_t & size)
     if (!claim(op)) {
         return false;
     }
-    size = attention_of(op).work_bytes(threads);
+    size = attention_of(op).work_bytes(threads) + sharing::bytes(threads);
     return true;
 }
 
@@ -173,7 +174,7 @@ bool attention_op::compute_forward(ggml_compute_params * params, ggml_tensor * o
         return false;
     }
     const attention_of all(op);
-    GGML_ASSERT(params->wsize >= all.work_bytes(params->nth));
+    GGML_ASSERT(params->wsize >= all.work_bytes(params->nth) + sharing::bytes(params->nth));
     const int64_t floats = all.state_floats();
     float * const segment = static_cast<float *>(params->wdata) + params->ith * all.scratch_floats();
     float * const chunk = segment + max_queries * floats;
@@ -181,15 +182,16 @@ bool attention_op::compute_forward(ggml_compute_params * params, ggml_tensor * o
     float * const partial = static_cast<float *>(params->wdata) + params->nth * all.scratch_floats();
     const bool cut = all.cut(params->nth);
     const int64_t parts = cut ? all.items * all.chunks : all.items;
+    sharing shared(static_cast<char *>(params->wdata) + all.work_bytes(params->nth), parts, params->nth);
     if (params->ith == 0) {
-        ggml_threadpool_chunk_set(params->threadpool, params->nth);
+        shared.begin();
     }
     ggml_barrier(params->threadpool);
-    for (int64_t part = params->ith; part < parts; part = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+    shared.take(params->ith, [&](int64_t part) {
         if (cut) {
             const item one(all, part / all.chunks);
             one.attend_chunk(part % all.chunks, segment, partial + part * all.item_floats());
-            continue;
+            return;
         }
         const item one(all, part);
         for (int64_t number = 0; number < all.chunks; number++) {
@@ -203,7 +205,7 @@ bool attention_op::compute_forward(ggml_compute_params * params, ggml_tensor * o
         for (int64_t i = 0; i < one.queries(); i++) {
             finish(state_at(total, floats, i), all.value_length, one.result(i));
         }
-    }
+    });
     if (!cut) {
         return true;
     }

@@ -46,6 +46,7 @@ SOURCES = (
     "kernels/attention",
     "kernels/attention_op",
     "kernels/buffer",
+    "kernels/copies",
     "kernels/huge_pages",
     "kernels/pages",
     "kernels/planning",

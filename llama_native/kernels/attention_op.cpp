@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "attention.hpp"
+#include "copies.hpp"
 #include "ggml-cpu/ggml-cpu-impl.h"
 #include "planning.hpp"
 #include "sharing.hpp"
@@ -33,12 +34,15 @@ struct attention_of {
     const ggml_tensor *op, *q, *k, *v, *mask;
     int64_t key_length, value_length, tokens, number, key_heads, streams, sharing, rows, items_of_head, items, chunks;
     float scale;
+    const copies::shared *shared_keys, *shared_values;  // may be null
 
     explicit attention_of(const ggml_tensor * op)
         : op(op), q(op->src[0]), k(op->src[1]), v(op->src[2]), mask(op->src[3]), key_length(k->ne[0]), value_length(v->ne[0]),
           tokens(q->ne[1]), number(k->ne[1]), key_heads(k->ne[2]), streams(q->ne[3]), sharing(q->ne[2] / k->ne[2]),
           rows(std::clamp<int64_t>(queries_together / sharing, 1, tokens)), items_of_head(ceiling(tokens, rows)),
-          items(items_of_head * key_heads * streams), chunks(ceiling(number, chunk_size)) {
+          items(items_of_head * key_heads * streams), chunks(ceiling(number, chunk_size)),
+          shared_keys(static_cast<const copies::shared *>(left(op, 0))),
+          shared_values(static_cast<const copies::shared *>(left(op, 1))) {
         std::memcpy(&scale, op->op_params, sizeof scale);
     }
 
@@ -94,10 +98,19 @@ struct item {
         return {reinterpret_cast<const float *>(values), reinterpret_cast<const uint16_t *>(hidden)};
     }
 
-    cells cells_of(const ggml_tensor * tensor) const {
-        const int64_t sharing_streams = all.streams / tensor->ne[3];
-        return {static_cast<const char *>(tensor->data) + key_head * tensor->nb[2] + stream / sharing_streams * tensor->nb[3],
-                tensor->nb[1]};
+    // Of the segment that begins with cell `from`: where several streams hold the same bits, those of one of them.
+    cells cells_of(const ggml_tensor * tensor, const copies::shared * shared, int64_t from) const {
+        const int64_t stream = this->stream / (all.streams / tensor->ne[3]);
+        const char * data = static_cast<const char *>(tensor->data) + key_head * tensor->nb[2] + stream * tensor->nb[3];
+        if (shared != nullptr) {
+            const ggml_tensor * const whole = tensor->view_src;
+            const int64_t bytes = whole->nb[2];  // of a stream
+            const int64_t own = (static_cast<const char *>(tensor->data) - static_cast<const char *>(whole->data)) / bytes + stream;
+            if (from + segment_size <= shared[own].cells) {
+                data += (shared[own].origin - own) * bytes;
+            }
+        }
+        return {data, tensor->nb[1]};
     }
 
     // ggml's result is [value_length, heads, tokens, streams], contiguous.
@@ -121,8 +134,8 @@ struct item {
         for (int64_t i = 0; i < queries(); i++) {
             chunk[i * floats + 1] = 0.0f;
         }
-        const cells keys = cells_of(all.k), values = cells_of(all.v);
         for (int64_t from = number * chunk_size; from < end; from += segment_size) {
+            const cells keys = cells_of(all.k, all.shared_keys, from), values = cells_of(all.v, all.shared_values, from);
             for (int64_t i = 0; i < queries();) {
                 const int64_t n = together(i);
                 query some[max_queries];
@@ -165,6 +178,8 @@ bool attention_op::work_size(int threads, const ggml_tensor * op, size_t & size)
     if (!claim(op)) {
         return false;
     }
+    leave(op, 0, copies::of(op->src[1]));
+    leave(op, 1, copies::of(op->src[2]));
     size = attention_of(op).work_bytes(threads) + sharing::bytes(threads);
     return true;
 }

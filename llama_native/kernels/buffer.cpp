@@ -9,6 +9,7 @@
 
 #include "../shim/guard.hpp"
 #include "attention_op.hpp"
+#include "copies.hpp"
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
 #include "ggml-cpu/traits.h"
@@ -54,6 +55,33 @@ tensor_traits * attention() {
     return traits;
 }
 
+// Computes nothing; sees what will be written into KV caches.
+class watching : public tensor_traits {
+    bool work_size(int, const ggml_tensor * op, size_t &) override {
+        lucid::copies::will_compute(op);
+        return false;
+    }
+
+    bool compute_forward(ggml_compute_params *, ggml_tensor *) override { return false; }
+};
+
+tensor_traits * watcher() {
+    static tensor_traits * const traits = new watching;
+    return traits;
+}
+
+// Whether an operation writes into what is not its own.
+bool writes_elsewhere(const ggml_tensor * op) {
+    switch (op->op) {
+        case GGML_OP_NONE:
+        case GGML_OP_VIEW:
+        case GGML_OP_RESHAPE:
+        case GGML_OP_PERMUTE:
+        case GGML_OP_TRANSPOSE: return false;
+        default: return op->view_src != nullptr;
+    }
+}
+
 class packing : public ggml::cpu::extra_buffer_type {
     // Asked by the loader, with an empty buffer, and by the scheduler, with the weight in its place.
     bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) override {
@@ -74,7 +102,7 @@ class packing : public ggml::cpu::extra_buffer_type {
                 }
                 return is_plain_q8_0(op->src[0]) && q8_0::of_plain.takes(op) ? product_of_plain() : nullptr;
             case GGML_OP_FLASH_ATTN_EXT: return lucid::attention_op::takes(op) ? attention() : nullptr;
-            default: return nullptr;
+            default: return writes_elsewhere(op) ? watcher() : nullptr;
         }
     }
 };
@@ -120,6 +148,7 @@ bool lucid_kernels_install(void) {
     auto & types = ggml_backend_cpu_get_extra_buffer_types();
     if (std::find(types.begin(), types.end(), buffer_type()) == types.end()) {
         types.push_back(buffer_type());  // behind ggml's own: what those take (AMX does), they are better at
+        lucid::copies::install();
     }
     return true;
 }

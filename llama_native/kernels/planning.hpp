@@ -15,4 +15,8 @@ bool claim(const ggml_tensor * op);
 // By the threads that compute.
 bool claimed(const ggml_tensor * op);
 
+// What the thread that plans leaves in an operation for those that compute it: `i` is 0 or 1.
+void leave(const ggml_tensor * op, int i, const void * pointer);
+const void * left(const ggml_tensor * op, int i);
+
 }  // namespace lucid

@@ -18,14 +18,16 @@ TOKENS = [int(token) for token in np.random.default_rng(5).integers(3, 259, 67)]
 pytestmark = needs_kernels
 
 
-@pytest.fixture(scope="module")
-def paths(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A model with weights in Q4_1, and the same weights in 32 bits."""
+@pytest.fixture(scope="module", params=[ln.FileType.Q4_1, ln.FileType.Q8_0], ids=lambda kind: kind.name)
+def paths(
+    request: pytest.FixtureRequest, tiny_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A model with weights that our kernels multiply, and the same weights in 32 bits."""
     folder = tmp_path_factory.mktemp("kernels")
-    packed, exact = folder / "q4_1.gguf", folder / "f32.gguf"
-    ln.quantize(tiny_path, packed, ln.FileType.Q4_1, n_threads=1)
-    ln.quantize(packed, exact, ln.FileType.F32, n_threads=1, allow_requantize=True)
-    return packed, exact
+    few_bits, exact = folder / "few_bits.gguf", folder / "f32.gguf"
+    ln.quantize(tiny_path, few_bits, request.param, n_threads=1)
+    ln.quantize(few_bits, exact, ln.FileType.F32, n_threads=1, allow_requantize=True)
+    return few_bits, exact
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +66,15 @@ def packed_size(path: Path, params: ln.ModelParams) -> int:
         return model.packed_size
 
 
-def test_weights_in_q4_1_are_packed_unless_told_otherwise(paths: tuple[Path, Path]) -> None:
-    packed, exact = paths
+def test_weights_in_q4_1_are_packed_unless_told_otherwise(tiny_path: Path, tmp_path: Path) -> None:
+    packed, plain = tmp_path / "q4_1.gguf", tmp_path / "q8_0.gguf"
+    ln.quantize(tiny_path, packed, ln.FileType.Q4_1, n_threads=1)
+    ln.quantize(tiny_path, plain, ln.FileType.Q8_0, n_threads=1)
     assert packed_size(packed, ln.ModelParams()) > 10_000
     assert packed_size(packed, ln.ModelParams(kernels=False)) == 0
     assert packed_size(packed, ln.ModelParams(use_extra_bufts=False)) == 0
-    assert packed_size(exact, ln.ModelParams()) == 0
+    assert packed_size(plain, ln.ModelParams()) == 0
+    assert packed_size(tiny_path, ln.ModelParams()) == 0
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6, 7, 8, 9, 33, 67])
@@ -106,6 +111,7 @@ def test_what_is_packed_is_not_kept_twice(chat_model_path: Path) -> None:
 
 
 def test_instructions_for_products_of_bytes_give_the_same_bits(chat_model: ln.Model, make_context: MakeContext) -> None:
+    """The demo model's layers are in Q4_1, its output in Q8_0."""
     try:
         if not C.lucid_use_vnni(True):
             pytest.skip("this processor has no AVX-512 VNNI")

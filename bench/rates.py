@@ -142,17 +142,21 @@ def _warm_up(context: Context, batch: Batch, tokens: Tokens) -> None:
 
 
 def _fill(context: Context, batch: Batch, tokens: Tokens, point: Point, unified: bool) -> None:
-    """Give every sequence its context: its own cells, or cells shared with the first where the layout can share."""
+    """Give every sequence its context: its own cells, or cells shared with the first.
+
+    What shares nothing is restored rather than copied: attention reads copies of a prefix from one place.
+    """
     context.memory.clear(data=False)
     if not point.depth:
         return
     prefill(context, batch, tokens[: point.depth], 0, 0)
+    state = b"" if point.shared or point.sequences == 1 else context.sequence_state(0)
     for sequence in range(1, point.sequences):
-        if unified and not point.shared:
-            prefill(context, batch, tokens[: point.depth], 0, sequence)
-        else:
+        if point.shared:
             context.memory.copy(0, sequence)
-    if not unified and point.sequences > 1:
+        else:
+            context.restore_sequence(sequence, state)
+    if point.shared and not unified and point.sequences > 1:
         # Copies between streams happen with the next decode: make one and take it back.
         prefill(context, batch, tokens[:1], point.depth, 0)
         context.memory.remove(0, point.depth, -1)

@@ -7,7 +7,7 @@ own, or waits while another request is computing that very prefix.
 
 Two layouts exist in llama.cpp. In `unified` all sequences share one table of cells: a copy only marks cells, memory is
 shared, but every token attends over (masked) cells of all sequences. In `streams` each sequence has cells of its own:
-a copy moves the stream's whole buffer, idle sequences cost nothing at decode. docs/ARCHITECTURE.md has the reasons.
+a copy moves the stream's buffer, idle sequences cost nothing at decode. docs/ARCHITECTURE.md has the reasons.
 
 Knows nothing of requests; the scheduler decides who runs when.
 """
@@ -27,8 +27,8 @@ from llama_native import Context
 Tokens = npt.NDArray[np.int32]
 
 #: Fewer tokens than this are computed rather than copied from another sequence or waited for, and are lost rather than
-#: kept by a copy. A copy of the demo model's stream takes as long as some four prompt tokens; larger models pay more
-#: for both.
+#: kept by a copy. A copy of 450 tokens of the demo model takes as long as some three prompt tokens; larger models pay
+#: more for both.
 WORTH_COPYING: Final = 16
 
 

@@ -26,8 +26,8 @@ class ModelParams:
     :ivar vocab_only: load the vocabulary and no weights; such a model can tokenize and nothing else.
     :ivar check_tensors: look for invalid numbers in the weights while loading; slow.
     :ivar use_extra_bufts: repack the weights for this CPU where that is faster; needs more memory.
-    :ivar kernels: let Lucid's own kernels compute flash attention over keys and values in f16 and, if `use_extra_bufts`
-        is set, products of weights in Q4_1, where the processor has the instructions (see `build_info()`).
+    :ivar kernels: let Lucid's own kernels compute flash attention over keys and values in f16, products of weights in
+        Q8_0 and, if `use_extra_bufts` is set, in Q4_1, where the processor has the instructions (see `build_info()`).
     :ivar devices: names of the devices to use (see `devices()`); None means all, () none but the CPU.
     :ivar kv_overrides: metadata values that replace the file's.
     """

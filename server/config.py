@@ -229,9 +229,9 @@ class Config:
         Variable(
             kinds.SWITCH,
             "on",
-            "Lucid's own kernels on x86 CPUs: Q4_1 weights of both models, and flash attention over an f16 cache; off "
-            "takes llama.cpp's. Where a build finds a CUDA or Vulkan GPU, weights of layers left on the CPU stay "
-            "llama.cpp's; one with --blas or --clblast prefills Q4_1 by BLAS only when off.",
+            "Lucid's own kernels on x86 CPUs: Q4_1 and Q8_0 weights of both models, and flash attention over an f16 "
+            "cache; off takes llama.cpp's. Where a build finds a CUDA or Vulkan GPU, Q4_1 weights of layers left on "
+            "the CPU stay llama.cpp's; one with --blas or --clblast prefills Q4_1 by BLAS only when off.",
         ),
     ]
     model_kv_cells: Annotated[

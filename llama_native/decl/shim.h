@@ -56,7 +56,7 @@ typedef struct lucid_limits {
     int32_t n_outputs_max;
     int32_t n_seq_per_token;
     int32_t all_outputs;
-    int32_t kernels; /* whether our own attention may compute it */
+    int32_t kernels; /* whether our own kernels may compute it, as far as weights are not packed for them */
 } lucid_limits;
 
 int32_t lucid_decode(struct llama_context *ctx, const llama_batch *batch, const lucid_limits *limits);
@@ -177,6 +177,9 @@ enum {
  * was taken, rendered, written. `n` is how many there were, of at most `capacity`. */
 int32_t lucid_relay(lucid_token_queue *queue, const lucid_token_texts *texts, const lucid_relay_target *target,
                     double seconds, int32_t capacity, double *times, int32_t *n);
+
+/* For tests: cells of all KV caches that are known to hold the same as those of another stream, in each tensor. */
+int64_t lucid_shared_cells(void);
 
 /* For comparisons: whether products of weights use AVX-512's products of bytes, where the processor has them. The results have
  * the same bits. Returns whether they are used from now on. */

@@ -102,13 +102,8 @@ struct item {
     cells cells_of(const ggml_tensor * tensor, const copies::shared * shared, int64_t from) const {
         const int64_t stream = this->stream / (all.streams / tensor->ne[3]);
         const char * data = static_cast<const char *>(tensor->data) + key_head * tensor->nb[2] + stream * tensor->nb[3];
-        if (shared != nullptr) {
-            const ggml_tensor * const whole = tensor->view_src;
-            const int64_t bytes = whole->nb[2];  // of a stream
-            const int64_t own = (static_cast<const char *>(tensor->data) - static_cast<const char *>(whole->data)) / bytes + stream;
-            if (from + segment_size <= shared[own].cells) {
-                data += (shared[own].origin - own) * bytes;
-            }
+        if (shared != nullptr && from + segment_size <= shared[stream].cells) {
+            data += shared[stream].offset;
         }
         return {data, tensor->nb[1]};
     }

@@ -90,7 +90,7 @@ class packing : public ggml::cpu::extra_buffer_type {
         }
         const ggml_tensor *weight = op->src[0], *input = op->src[1];
         const bool loading = ggml_backend_buffer_get_size(weight->buffer) == 0;
-        return (wanted || !loading) && weight->type == GGML_TYPE_Q4_1 && q4_1::of_packed.takes(op) &&
+        return (wanted || !loading) && weight->type == GGML_TYPE_Q4_1 && takes(q4_1::of_packed, op) &&
                (input->buffer == nullptr || ggml_backend_buffer_is_host(input->buffer));
     }
 
@@ -100,7 +100,7 @@ class packing : public ggml::cpu::extra_buffer_type {
                 if (is_packed(op->src[0])) {
                     return product_of_packed();
                 }
-                return is_plain_q8_0(op->src[0]) && q8_0::of_plain.takes(op) ? product_of_plain() : nullptr;
+                return is_plain_q8_0(op->src[0]) && takes(q8_0::of_plain, op) ? product_of_plain() : nullptr;
             case GGML_OP_FLASH_ATTN_EXT: return lucid::attention_op::takes(op) ? attention() : nullptr;
             default: return writes_elsewhere(op) ? watcher() : nullptr;
         }

@@ -33,7 +33,7 @@ ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t type, size_t size) {
 
 extern "C" void lucid_huge_pages_install(void) {
     auto & interface = ggml_backend_cpu_buffer_type()->iface;
-    if (interface.alloc_buffer != allocate) {
+    if (allocate_plain == nullptr) {
         allocate_plain = interface.alloc_buffer;
         interface.alloc_buffer = allocate;
     }

@@ -13,6 +13,7 @@ thread_local bool wanted = true;
 constexpr int mark = GGML_MAX_OP_PARAMS / sizeof(int32_t) - 1;
 constexpr int size_of_pointer = sizeof(void *) / sizeof(int32_t);
 constexpr int pointers = mark - 2 * size_of_pointer;
+static_assert(pointers >= 8, "those of attention and products take no more than half of them");
 
 }  // namespace
 

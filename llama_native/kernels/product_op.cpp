@@ -25,11 +25,11 @@ size_t vectors_bytes(const ggml_tensor * op) {
 
 }  // namespace
 
-bool product::takes(const ggml_tensor * op) const {
+bool takes(const product & function, const ggml_tensor * op) {
     const ggml_tensor *weight = op->src[0], *input = op->src[1];
     return weight->view_src == nullptr && ggml_n_dims(weight) == 2 && weight->ne[0] % block_size == 0 &&
-           weight->ne[1] % group_size == 0 && ggml_is_contiguous(weight) && input->type == GGML_TYPE_F32 &&
-           input->nb[0] == sizeof(float) && ggml_get_op_params_i32(op, 1) == 0;  // a hint that it is another function
+           weight->ne[1] % function.group_size == 0 && ggml_is_contiguous(weight) && input->type == GGML_TYPE_F32 &&
+           input->nb[0] == sizeof(float) && ggml_get_op_params_i32(op, 1) == GGML_HINT_NONE;
 }
 
 bool product_op::work_size(int threads, const ggml_tensor * op, size_t & size) {
@@ -63,7 +63,7 @@ bool product_op::compute_forward(ggml_compute_params * params, ggml_tensor * op)
     return true;
 }
 
-void product_op::multiply_groups(const void * quantized, const ggml_tensor * op, int64_t from, int64_t to) const {
+void product_op::multiply_groups(void * quantized, const ggml_tensor * op, int64_t from, int64_t to) const {
     const int64_t length = op->src[0]->ne[0], count = ggml_nrows(op->src[1]);
     const int64_t group_bytes = length / block_size * int64_t(function.block_bytes);
     const char * const matrix = static_cast<const char *>(op->src[0]->data);
@@ -72,7 +72,7 @@ void product_op::multiply_groups(const void * quantized, const ggml_tensor * op,
         vector vectors[max_vectors];
         float * results[max_vectors];
         for (int64_t i = 0; i < some; i++) {
-            vectors[i] = vector_at(const_cast<void *>(quantized), length, first + i);
+            vectors[i] = vector_at(quantized, length, first + i);
             results[i] = reinterpret_cast<float *>(row(op, first + i)) + from * function.group_size;
         }
         for (int64_t group = from; group < to; group++) {

@@ -1,29 +1,14 @@
 // ggml's products of a matrix of weights and activations by our functions: what they share, whatever the weights' format.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-
 #include "ggml-backend-impl.h"
 #include "ggml-cpu/traits.h"
-#include "vectors.hpp"
+#include "product.hpp"
 
 namespace lucid {
 
-// Largest number of vectors that are computed together.
-constexpr int64_t max_vectors = 4;
-
-// A function for one format of weights. A group is some rows of the matrix that are computed together.
-struct product {
-    int64_t group_size;  // rows
-    size_t block_bytes;  // of a group, for each block_size columns
-
-    // Writes the products of one group and `count` vectors of `length` values: results[i][row].
-    void (*multiply)(const void * group, int64_t length, const vector * vectors, float * const * results, int64_t count);
-
-    // Whether the function can compute this GGML_OP_MUL_MAT, for weights in its format.
-    bool takes(const ggml_tensor * op) const;
-};
+// Whether `function` can compute this GGML_OP_MUL_MAT, for weights in its format.
+bool takes(const product & function, const ggml_tensor * op);
 
 class product_op : public ggml::cpu::tensor_traits {
 public:
@@ -37,7 +22,7 @@ public:
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override;
 
 private:
-    void multiply_groups(const void * vectors, const ggml_tensor * op, int64_t from, int64_t to) const;
+    void multiply_groups(void * vectors, const ggml_tensor * op, int64_t from, int64_t to) const;
 
     product function;
     bool always;

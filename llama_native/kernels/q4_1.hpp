@@ -7,7 +7,7 @@
 // A vector's product is the same bits whatever other vectors it is computed with, and by however many threads.
 #pragma once
 
-#include "product_op.hpp"
+#include "product.hpp"
 
 namespace lucid::q4_1 {
 

@@ -1,7 +1,5 @@
 #include "q8_0.hpp"
 
-#include <cstring>
-
 #include "processor.hpp"
 
 #if defined(__x86_64__)

@@ -7,7 +7,7 @@
 // A vector's product is the same bits whatever other vectors it is computed with, and by however many threads.
 #pragma once
 
-#include "product_op.hpp"
+#include "product.hpp"
 
 namespace lucid::q8_0 {
 
@@ -17,6 +17,7 @@ struct block {  // GGML_TYPE_Q8_0
     uint16_t scale;  // binary16
     int8_t quants[block_size];
 };
+static_assert(sizeof(block) == 34, "as in the file");
 
 // See `product::multiply`.
 void multiply(const void * group, int64_t length, const vector * vectors, float * const * results, int64_t count);

@@ -5,7 +5,6 @@
 // foreseen. Whoever is done takes parts of the others, since one may share its core with other work.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>

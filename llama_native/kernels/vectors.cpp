@@ -45,7 +45,8 @@ LUCID_AVX2 void quantize(const float * values, int64_t length, const vector & re
         __m256i quant[4];
         __m256i sums = _mm256_setzero_si256();
         for (int i = 0; i < 4; i++) {
-            quant[i] = _mm256_cvtps_epi32(_mm256_mul_ps(value[i], inverse));
+            // What is no number becomes the least one; -128 has no counterpart.
+            quant[i] = _mm256_max_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(value[i], inverse)), _mm256_set1_epi32(-127));
             sums = _mm256_add_epi32(sums, quant[i]);
         }
         // Packing works within halves of a register; the permutation puts the values in order again.

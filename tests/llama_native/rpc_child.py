@@ -55,7 +55,8 @@ def compute(path: str, params: ln.ModelParams) -> tuple[npt.NDArray[np.float32],
 def main() -> None:
     """Compute twice and compare."""
     path, mode, shares, *addresses = sys.argv[1:]
-    local = ln.ModelParams(use_extra_bufts=False)  # the servers compute on plain weights, not on repacked ones
+    # The servers compute on plain weights, with llama.cpp's kernels.
+    local = ln.ModelParams(use_extra_bufts=False, kernels=False)
     expected, tokens = compute(path, local)
     before = [device.name for device in ln.devices()]
     names = [ln.add_rpc_server(address) for address in addresses]
@@ -64,6 +65,7 @@ def main() -> None:
     logger.setLevel(logging.DEBUG)
     logger.addHandler(Placement())
     remote = ln.ModelParams(
+        kernels=False,
         n_gpu_layers=999,
         use_extra_bufts=False,
         split_mode=ln.SplitMode[mode],

@@ -1,7 +1,8 @@
 """Is the first request as fast as the tenth? Ten requests, one after the other, to servers that have just started.
 
-Every server is asked for prompts of one kind that share nothing, so that the cache helps none of them. What a first
-request has to wait for (memory, threads, tables, code) shows as its time over the median of the nine after it.
+Every server is asked for prompts of one kind without its cache of prefixes: what the template puts before all of
+them would help all but the first. What a first request has to wait for (memory, threads, tables, code) shows as its
+time over the median of the nine after it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def from_start(common: Common, generate: int, seed: str) -> list[Answer]:
     peer = servers.ours(common)
     with peer.start() as server:
         server.wait_ready()
-        endpoint = Endpoint(server.url, body(peer.model_name, generate))
+        endpoint = Endpoint(server.url, body(peer.model_name, generate, extra={"cache_prompt": False}))
         answers = load(endpoint, "unique", 1, REQUESTS, seed, warm=False).answers
     failed = [answer.error for answer in answers if answer.error is not None or answer.ttft is None]
     if failed:

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 #: `bench.peers --our-variant MODEL_STEP_MS=...` shows how much.
 STEP_SECONDS: Final = 0.300
 
+#: About how long the longer prompt of a warm-up may take, in seconds.
+LONGER_SECONDS: Final = 0.5
+
 #: Longest request by default; the model's own limit may be lower.
 CONTEXT: Final = 4096
 
@@ -233,7 +236,8 @@ def _free_device_memory() -> int:
 def warm_up(context: Context, size: int) -> float:
     """Run one step of each kind, so that the first request finds memory, threads and the vocabulary's tables in place.
 
-    `size` is how many tokens a sequence may have. Returns how long it took, in seconds.
+    `size` is how many tokens a sequence may have. Returns how long that took, in seconds. Where it was short, a prompt
+    follows that is as long as `LONGER_SECONDS` allow, as long ones take memory of their own.
     """
     begin = clock()
     context.model.vocab.prepare()
@@ -246,5 +250,12 @@ def warm_up(context: Context, size: int) -> float:
         for sequence in range(rows):
             batch.add(0, context.memory.pos_max(sequence) + 1, sequence, output=True)
         context.step(batch, range(rows), [None] * rows)
+    seconds = clock() - begin
+    longer = min(context.n_ubatch, size - 2, int(LONGER_SECONDS / seconds * prompt))
     context.memory.clear(data=False)
-    return clock() - begin
+    if longer > prompt:
+        batch.clear()
+        batch.extend(np.zeros(longer, dtype=np.int32), 0, 0, output_last=True)
+        context.step(batch, (longer - 1,), (None,))
+        context.memory.clear(data=False)
+    return seconds

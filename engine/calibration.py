@@ -142,8 +142,8 @@ def calibrate(
         log.info("%s%s", item, " (chosen)" if item is best else "")
     if disturbed:
         log.warning(
-            "other work took %.0f%% of the processors meanwhile; KV layout and threads keep their defaults, "
-            "and all is measured again next time",
+            "other work took %.0f%% of the processors meanwhile; KV layout, threads and flash attention that "
+            "is on keep their defaults, and all is measured again next time",
             100 * share,
         )
     else:
@@ -155,10 +155,15 @@ def choose(candidates: Sequence[Candidate], plan: Plan, disturbed: bool) -> Cand
     """The fastest candidate; where other work disturbed the measurement, of those with the plan's layout and threads.
 
     Of all, if there was no time to measure one of those.
-    Both are right by default nearly everywhere, and other work favours fewer threads while it lasts.
+    Both are right by default nearly everywhere, and other work favours fewer threads while it lasts. So is flash
+    attention where the plan has it: by a kernel of our own, or on a GPU.
     """
     usual = (plan.unified, plan.threads, plan.threads_batch)
-    trusted = [it for it in candidates if (it.unified, it.threads, it.threads_batch) == usual]
+    trusted = [
+        it
+        for it in candidates
+        if (it.unified, it.threads, it.threads_batch) == usual and it.flash_attention >= plan.flash_attention
+    ]
     return min(trusted if disturbed and trusted else candidates, key=_cost)
 
 

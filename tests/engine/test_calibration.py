@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,17 @@ def test_other_work_decides_neither_layout_nor_threads(small: Model) -> None:
     assert choose([*usual, *odd], plan, disturbed=False) == odd[1]
     assert choose([*usual, *odd], plan, disturbed=True) == usual[1]
     assert choose(odd, plan, disturbed=True) == odd[1]
+
+
+@pytest.mark.parametrize("default", [False, True])
+def test_other_work_does_not_switch_flash_attention_off(small: Model, default: bool) -> None:
+    plan = replace(make_plan(small, EngineSettings(threads=2, parallel=2)), flash_attention=default)
+    off, on = (
+        Candidate(flash, plan.unified, 2, 2, 64, seconds, seconds, seconds, 2)
+        for flash, seconds in ((False, 0.5), (True, 1.0))
+    )
+    assert choose([off, on], plan, disturbed=False) == off
+    assert choose([off, on], plan, disturbed=True) == (on if default else off)
 
 
 def test_streams_are_kept_in_a_near_tie(small: Model) -> None:

@@ -242,20 +242,25 @@ def warm_up(context: Context, size: int) -> float:
     begin = clock()
     context.model.vocab.prepare()
     batch = Batch(context.n_batch)
+
+    def prefill(tokens: int) -> float:
+        start = clock()
+        batch.clear()
+        batch.extend(np.zeros(tokens, dtype=np.int32), 0, 0, output_last=True)
+        context.step(batch, (tokens - 1,), (None,))
+        return clock() - start
+
     prompt = min(32, size - 2)
-    batch.extend(np.zeros(prompt, dtype=np.int32), 0, 0, output_last=True)
-    context.step(batch, (prompt - 1,), (None,))
+    prompt_seconds = prefill(prompt)
     for rows in {1, context.n_seq_max}:
         batch.clear()
         for sequence in range(rows):
             batch.add(0, context.memory.pos_max(sequence) + 1, sequence, output=True)
         context.step(batch, range(rows), [None] * rows)
     seconds = clock() - begin
-    longer = min(context.n_ubatch, size - 2, int(LONGER_SECONDS / seconds * prompt))
     context.memory.clear(data=False)
+    longer = min(context.n_ubatch, size - 2, int(LONGER_SECONDS / prompt_seconds * prompt))
     if longer > prompt:
-        batch.clear()
-        batch.extend(np.zeros(longer, dtype=np.int32), 0, 0, output_last=True)
-        context.step(batch, (longer - 1,), (None,))
+        prefill(longer)
         context.memory.clear(data=False)
     return seconds

@@ -22,14 +22,14 @@ public:
         lines = reinterpret_cast<char *>((address + cache_line - 1) / cache_line * cache_line);
     }
 
-    // By one thread, before a barrier, and then by all of them, behind it.
+    // By one thread, before a barrier.
     void begin() {
         for (int64_t thread = 0; thread < threads; thread++) {
             new (lines + thread * int64_t(cache_line)) std::atomic<int64_t>(first(thread));
         }
     }
 
-    // Calls `compute` with parts until none is left.
+    // By all threads, behind it: calls `compute` with parts until none is left.
     template <typename Compute>
     void take(int64_t thread, const Compute & compute) {
         for (int64_t i = 0; i < threads; i++) {
